@@ -1,0 +1,452 @@
+"""A store: a folder that holds the regions of many images by name, written once and read by many processes.
+
+    index.json                 format, detector, class names, and of each shard: file, sha256, images, regions, bytes
+    shard-00000.safetensors    512 images: flat features and boxes, and where each image begins
+
+A shard is written to a temporary file and renamed, then the index is replaced, so a killed writer leaves a store that
+opens, and that the next writer continues. Shards are memory-mapped; an image costs the pages it lies on.
+"""
+
+import difflib
+import hashlib
+import json
+import os
+import struct
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from uniter.regions.regions import Regions
+
+FORMAT = "uniter-regions"
+VERSION = 1
+INDEX = "index.json"
+FULL_CLASSES = 64  # up to so many classes the whole distribution is stored
+TOP_CLASSES = 32  # above, so many of the most probable, and the mass of the rest
+_OPEN_SHARDS = 256  # a mapped shard holds a file descriptor, of which a process often has 1,024
+_DTYPES = {"F16": np.float16, "F32": np.float32, "I64": np.int64, "U8": np.uint8, "U16": np.uint16}
+
+
+class UnknownImageError(ValueError, KeyError):
+    """A store was asked for an image that it does not hold."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class StoreWriter:
+    """Appends the regions of images to a store, and continues a store that was left unfinished.
+
+    One writer at a time. Images that are not yet in a finished shard when the process dies are not in the store.
+
+    Args:
+        path: the folder of the store; made if missing.
+        detector: fingerprint of what made the regions; one store holds the regions of one detector.
+        class_names: names of the columns of `class_probs`, index 0 background. Or None.
+        attribute_names: of each attribute the names of its values, kept for whoever reads the index. Or None.
+        shard_images: images a shard.
+        full: keep the whole class distribution (float16) even above 64 classes, not the 32 largest and the rest's mass.
+
+    Raises:
+        ValueError: the folder holds something else, or the regions of another detector.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        detector: str,
+        class_names: list[str] | None = None,
+        attribute_names: dict[str, list[str]] | None = None,
+        shard_images: int = 512,
+        full: bool = False,
+    ) -> None:
+        self.path = Path(path)
+        if shard_images < 1:
+            raise ValueError(f"shard_images must be 1 or more, got {shard_images}")
+        self.shard_images = shard_images
+        self.full = full
+        self._pending: list[tuple[str, Regions]] = []
+        self._names: set[str] = set()
+        self._closed = False
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"{self.path} is a file: give the folder of a store, or one that does not exist yet")
+        if (self.path / INDEX).exists():
+            store = Store(self.path)
+            self.index: dict[str, Any] = store.index
+            if store.detector != detector:
+                raise ValueError(
+                    f"{self.path} holds regions of detector {store.detector!r}, not of {detector!r}: "
+                    "write to another folder, or remove this one"
+                )
+            if class_names is not None and self.index["class_names"] not in (None, list(class_names)):
+                raise ValueError(f"{self.path} was made with other class names: write to another folder")
+            self._names.update(store.names)
+            store.close()
+        else:
+            if self.path.is_dir() and any(not entry.name.startswith(".") for entry in self.path.iterdir()):
+                raise ValueError(
+                    f"{self.path} is not empty and is no store (no {INDEX}): give a new or an empty folder"
+                )
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.index = {
+                "format": FORMAT,
+                "version": VERSION,
+                "detector": detector,
+                "class_names": None if class_names is None else list(class_names),
+                "attribute_names": attribute_names,
+                "feature_size": None,
+                "num_classes": None,
+                "shards": [],
+            }
+            write_json(self.path / INDEX, self.index)
+        for left in self.path.glob("*.writing"):  # of a writer that was killed
+            left.unlink()
+
+    def __enter__(self) -> "StoreWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def has(self, name: str) -> bool:
+        """Whether this image is in the store, or was given to this writer."""
+        return name in self._names
+
+    def add(self, name: str, regions: Regions) -> None:
+        """Append the regions of one image; a name that is already there is skipped.
+
+        Args:
+            name: the image's name, its path below the folder it was read from, with `/`.
+            regions: its regions; every image needs the same feature size and the same number of classes.
+
+        Raises:
+            ValueError: sizes differ from the store's, or a feature does not fit into float16.
+        """
+        if self._closed:
+            raise ValueError(f"the writer of {self.path} is closed: open a new one to append")
+        if not name:
+            raise ValueError("an image needs a name")
+        if name in self._names:
+            return
+        self._check(name, regions)
+        self._names.add(name)
+        self._pending.append((name, regions))
+        if len(self._pending) >= self.shard_images:
+            self.flush()
+
+    def _check(self, name: str, regions: Regions) -> None:
+        classes = 0 if regions.class_probs is None else regions.class_probs.shape[1]
+        for key, value in (("feature_size", regions.features.shape[1]), ("num_classes", classes)):
+            if self.index[key] is None:
+                self.index[key] = value
+            elif self.index[key] != value:
+                raise ValueError(f"image {name!r} has {key} {value}, the store {self.path} has {self.index[key]}")
+        names = self.index["class_names"]
+        if names is not None and classes and len(names) != classes:
+            raise ValueError(
+                f"image {name!r} has {classes} class probabilities, but {len(names)} class names were given"
+            )
+        if np.abs(regions.features).max(initial=0) > np.finfo(np.float16).max:
+            raise ValueError(f"image {name!r} has features beyond float16's range (65504): scale the features")
+
+    def flush(self) -> None:
+        """Write the images given since the last shard as a shard of their own."""
+        if not self._pending:
+            return
+        on_disk = json.loads((self.path / INDEX).read_text())
+        if len(on_disk["shards"]) != len(self.index["shards"]):
+            raise ValueError(f"another process is writing to {self.path}: let one writer at a time append to a store")
+        from safetensors.numpy import save
+
+        data = save(self._tensors())
+        file = f"shard-{len(self.index['shards']):05d}.safetensors"
+        _write_bytes(self.path / file, data)
+        self.index["shards"].append(
+            {
+                "file": file,
+                "sha256": hashlib.sha256(data).hexdigest(),
+                "images": len(self._pending),
+                "regions": sum(len(regions) for _, regions in self._pending),
+                "bytes": len(data),
+            }
+        )
+        write_json(self.path / INDEX, self.index)
+        self._pending = []
+
+    def _tensors(self) -> dict[str, np.ndarray]:
+        images = [regions for _, regions in self._pending]
+        names = [name.encode() for name, _ in self._pending]
+        flat = {
+            "features": np.concatenate([r.features.astype(np.float16) for r in images]),
+            "boxes": np.concatenate([r.boxes.astype(np.float32) for r in images]),
+            # NaN says "no score", so that images with and without can share a shard
+            "scores": np.concatenate(
+                [
+                    np.full(len(r), np.nan, np.float32) if r.scores is None else r.scores.astype(np.float32)
+                    for r in images
+                ]
+            ),
+            "offsets": _offsets([len(r) for r in images]),
+            "widths": np.array([r.width for r in images], np.float32),
+            "heights": np.array([r.height for r in images], np.float32),
+            "names": np.frombuffer(b"".join(names), np.uint8),
+            "name_offsets": _offsets([len(name) for name in names]),
+        }
+        classes = self.index["num_classes"]
+        if not classes:
+            return flat
+        probs = np.concatenate([np.asarray(r.class_probs, np.float32) for r in images])
+        if classes <= FULL_CLASSES:
+            flat["class_probs"] = probs
+        elif self.full:
+            flat["class_probs"] = probs.astype(np.float16)
+        else:
+            top = np.argsort(-probs, axis=1, kind="stable")[:, :TOP_CLASSES]
+            values = np.take_along_axis(probs, top, axis=1).astype(np.float16)
+            flat["top_classes"] = top.astype(np.uint16 if classes < 65536 else np.int64)
+            flat["top_probs"] = values
+            flat["rest_probs"] = np.maximum(probs.sum(1) - values.astype(np.float32).sum(1), 0).astype(np.float32)
+        return flat
+
+    def close(self) -> None:
+        """Write what is pending; the store can be continued by another writer."""
+        if not self._closed:
+            self.flush()
+            self._closed = True
+
+
+class Store:
+    """The regions of many images by name: `store["folder/cat.jpg"]` is a `Regions`.
+
+    Opening reads the names and checks every shard's size; `verify` also checks the contents. A pickled store is opened
+    again by the process that unpickles it.
+
+    Args:
+        path: a folder that a `StoreWriter` made.
+
+    Raises:
+        ValueError: there is no store, or a file of it is missing, damaged or foreign; the text names it and the mend.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self.path = Path(path)
+        self.index = _read_index(self.path)
+        self.names: list[str] = []
+        self._shards: OrderedDict[int, dict[str, np.ndarray]] = OrderedDict()
+        self._lock = threading.Lock()
+        counts = []
+        self._shard_starts = np.zeros(len(self.index["shards"]) + 1, np.int64)
+        for number, entry in enumerate(self.index["shards"]):
+            shard = self._shard(number)
+            blob = shard["names"].tobytes()
+            ends = shard["name_offsets"].tolist()
+            self.names.extend(blob[a:b].decode() for a, b in pairwise(ends))
+            counts.append(np.diff(shard["offsets"]))
+            self._shard_starts[number + 1] = len(self.names)
+            if len(self.names) - self._shard_starts[number] != entry["images"] or len(counts[-1]) != entry["images"]:
+                raise ValueError(
+                    f"{self.path / entry['file']} does not hold the {entry['images']} images that the index says"
+                )
+        self._counts = np.concatenate(counts) if counts else np.zeros(0, np.int64)
+        self._position = {name: position for position, name in enumerate(self.names)}
+
+    def __reduce__(self) -> tuple:
+        return (Store, (str(self.path),))
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.path)!r}, images={len(self)}, detector={self.detector!r})"
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._position
+
+    def __getitem__(self, name: str) -> Regions:
+        number, row = self._find(name)
+        shard = self._shard(number)
+        begin, end = (int(offset) for offset in shard["offsets"][row : row + 2])
+        scores = shard["scores"][begin:end]
+        return Regions(
+            features=np.array(shard["features"][begin:end]),
+            boxes=np.array(shard["boxes"][begin:end]),
+            width=float(shard["widths"][row]),
+            height=float(shard["heights"][row]),
+            class_probs=self._class_probs(shard, begin, end),
+            scores=None if np.isnan(scores).any() else np.array(scores),
+        )
+
+    def _class_probs(self, shard: dict[str, np.ndarray], begin: int, end: int) -> np.ndarray | None:
+        """(R, C) float32; the rest's mass is spread evenly over the classes that were not kept."""
+        if "class_probs" in shard:
+            return shard["class_probs"][begin:end].astype(np.float32)
+        if "top_probs" not in shard:
+            return None
+        top = shard["top_classes"][begin:end].astype(np.int64)
+        share = shard["rest_probs"][begin:end] / max(self.num_classes - top.shape[1], 1)
+        probs = np.repeat(share[:, None], self.num_classes, axis=1).astype(np.float32)
+        np.put_along_axis(probs, top, shard["top_probs"][begin:end].astype(np.float32), axis=1)
+        return probs
+
+    def _find(self, name: str) -> tuple[int, int]:
+        position = self._position.get(name)
+        if position is None:
+            raise UnknownImageError(self._unknown(name))
+        number = int(np.searchsorted(self._shard_starts, position, side="right")) - 1
+        return number, position - int(self._shard_starts[number])
+
+    def _unknown(self, name: str) -> str:
+        stem = PurePosixPath(str(name)).stem
+        near = [known for known in self.names if PurePosixPath(known).stem == stem][:1]
+        near = near or difflib.get_close_matches(str(name), self.names[:20_000], n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return f"the store {self.path} ({len(self)} images) holds no image {name!r}{hint}"
+
+    def _shard(self, number: int) -> dict[str, np.ndarray]:
+        with self._lock:
+            shard = self._shards.pop(number, None)
+            if shard is None:
+                entry = self.index["shards"][number]
+                shard = _map_shard(self.path / entry["file"], entry["bytes"])
+                if len(self._shards) >= _OPEN_SHARDS:
+                    self._shards.popitem(last=False)
+            self._shards[number] = shard
+            return shard
+
+    @property
+    def detector(self) -> str:
+        """Fingerprint of what made the regions."""
+        return self.index["detector"]
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """Names of the columns of `class_probs`, or None."""
+        return self.index["class_names"]
+
+    @property
+    def attribute_names(self) -> dict[str, list[str]] | None:
+        """Of each attribute of the detector the names of its values, or None."""
+        return self.index.get("attribute_names")
+
+    @property
+    def feature_size(self) -> int:
+        """Numbers in a region's feature."""
+        if self.index["feature_size"] is None:
+            raise ValueError(f"the store {self.path} holds no image yet: run the extraction that fills it")
+        return self.index["feature_size"]
+
+    @property
+    def num_classes(self) -> int:
+        """Columns of `class_probs`; 0 if the store has none."""
+        return self.index["num_classes"] or 0
+
+    def num_regions(self, name: str) -> int:
+        """How many regions this image has, without reading them."""
+        if name not in self._position:
+            raise UnknownImageError(self._unknown(name))
+        return int(self._counts[self._position[name]])
+
+    def counts(self) -> np.ndarray:
+        """How many regions each image has, int64, in the order of `names`."""
+        return self._counts.copy()
+
+    def read(self, names: Iterable[str]) -> list[Regions]:
+        """The regions of several images, in that order."""
+        return [self[name] for name in names]
+
+    def verify(self) -> None:
+        """Read every shard and compare it with its sha256.
+
+        Raises:
+            ValueError: a shard is not what was written.
+        """
+        for entry in self.index["shards"]:
+            with (self.path / entry["file"]).open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
+                    raise ValueError(f"{self.path / entry['file']} is damaged (sha256 differs): {_MEND}")
+
+    def close(self) -> None:
+        """Let go of the mapped shards; the store can still be read, and maps them again."""
+        with self._lock:
+            self._shards.clear()
+
+
+_MEND = "copy the store again, or remove it and extract again"
+
+
+def _read_index(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise ValueError(
+            f"there is no store at {path}: check the path, or make one with `uniter extract PICTURES {path}`"
+        )
+    file = path / INDEX
+    if not file.is_file():
+        raise ValueError(f"{path} is no store of regions (no {INDEX}): make one with `uniter extract PICTURES {path}`")
+    try:
+        index = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged ({error}): {_MEND}") from None
+    if not isinstance(index, dict) or index.get("format") != FORMAT:
+        raise ValueError(f"{file} is not the index of a store of regions: give the folder that `uniter extract` made")
+    if index.get("version") != VERSION:
+        raise ValueError(
+            f"{file} has version {index.get('version')}, this uniter reads {VERSION}: upgrade uniter or extract again"
+        )
+    missing = {"detector", "class_names", "feature_size", "num_classes", "shards"} - set(index)
+    if missing:
+        raise ValueError(f"{file} is damaged (no {', '.join(sorted(missing))}): {_MEND}")
+    return index
+
+
+def _map_shard(path: Path, size: int) -> dict[str, np.ndarray]:
+    """The tensors of one shard as read-only views of the mapped file."""
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: {_MEND}")
+    if path.stat().st_size != size:
+        raise ValueError(f"{path} has {path.stat().st_size} bytes, the index says {size}: {_MEND}")
+    data = np.memmap(path, np.uint8, mode="r")
+    try:
+        (length,) = struct.unpack("<Q", data[:8].tobytes())
+        header = json.loads(data[8 : 8 + length].tobytes())
+        header.pop("__metadata__", None)
+        tensors = {}
+        for name, entry in header.items():
+            begin, end = (8 + length + offset for offset in entry["data_offsets"])
+            tensors[name] = data[begin:end].view(np.ndarray).view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
+        if not {"features", "boxes", "scores", "offsets", "widths", "heights", "names", "name_offsets"} <= set(tensors):
+            raise KeyError("a tensor is missing")
+    except (ValueError, KeyError, TypeError, AttributeError, struct.error, OverflowError) as error:
+        raise ValueError(f"{path} is damaged ({error}): {_MEND}") from None
+    return tensors
+
+
+def _offsets(lengths: list[int]) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Replace a JSON file in one step, so that a reader sees the old one or the new one."""
+    _write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
+    temporary = path.with_name(path.name + ".writing")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

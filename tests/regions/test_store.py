@@ -1,0 +1,136 @@
+import multiprocessing
+import pickle
+
+import numpy as np
+import pytest
+
+from uniter.regions.regions import Regions
+from uniter.regions.store import Store, StoreWriter
+
+
+def make(seed: int, classes: int = 5, count: int | None = None) -> Regions:
+    rng = np.random.default_rng(seed)
+    count = count or int(rng.integers(1, 9))
+    logits = rng.normal(size=(count, classes)) * 3
+    probs = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    return Regions(
+        features=rng.normal(size=(count, 8)).astype(np.float16),
+        boxes=rng.uniform(0, 50, size=(count, 4)).astype(np.float32),
+        width=100 + seed,
+        height=50,
+        class_probs=probs.astype(np.float32),
+        scores=np.sort(rng.uniform(size=count).astype(np.float32))[::-1],
+    )
+
+
+def same(a: Regions, b: Regions) -> bool:
+    return (a.width, a.height) == (b.width, b.height) and all(
+        np.array_equal(getattr(a, key), getattr(b, key)) for key in ("features", "boxes", "class_probs", "scores")
+    )
+
+
+def fill(path, numbers, **options) -> Store:
+    with StoreWriter(path, "d1", ["background", "a", "b", "c", "d"], shard_images=4, **options) as writer:
+        for number in numbers:
+            writer.add(f"föld/{number}.png", make(number))
+    return Store(path)
+
+
+def test_round_trip(tmp_path):
+    store = fill(tmp_path / "s", range(10))
+    assert len(store) == 10 and store.detector == "d1" and store.feature_size == 8 and store.num_classes == 5
+    assert [entry["images"] for entry in store.index["shards"]] == [4, 4, 2]
+    for number in (9, 0, 5):
+        name = f"föld/{number}.png"
+        assert name in store and same(store[name], make(number))
+        assert store.num_regions(name) == len(make(number)) == store.counts()[number]
+        assert store[name].class_probs.dtype == np.float32
+    store.verify()
+
+
+def test_store_without_probabilities_and_scores(tmp_path):
+    bare = make(1)
+    with StoreWriter(tmp_path / "s", "d") as writer:
+        writer.add("a", Regions(bare.features, bare.boxes, 10, 10))
+    read = Store(tmp_path / "s")["a"]
+    assert read.class_probs is None and read.scores is None and Store(tmp_path / "s").num_classes == 0
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_many_classes(tmp_path, full):
+    regions = make(3, classes=1601, count=6)
+    with StoreWriter(tmp_path / "s", "d", full=full) as writer:
+        writer.add("a", regions)
+    read = Store(tmp_path / "s")["a"].class_probs
+    assert read.shape == (6, 1601) and np.allclose(read.sum(1), 1, atol=2e-3)
+    top = np.argsort(-regions.class_probs, 1)[:, :32]
+    assert np.allclose(np.take_along_axis(read, top, 1), np.take_along_axis(regions.class_probs, top, 1), rtol=2e-3)
+    assert full == np.allclose(read, regions.class_probs, rtol=2e-3, atol=1e-6)
+
+
+def test_killed_writer_is_continued_to_the_same_bytes(tmp_path):
+    whole = fill(tmp_path / "whole", range(10))
+    writer = StoreWriter(tmp_path / "cut", "d1", ["background", "a", "b", "c", "d"], shard_images=4)
+    for number in range(7):
+        writer.add(f"föld/{number}.png", make(number))
+    del writer  # killed: the second shard was never written
+    (tmp_path / "cut" / "shard-00001.safetensors.writing").write_bytes(b"half")
+    assert len(Store(tmp_path / "cut")) == 4
+    cut = fill(tmp_path / "cut", range(10))
+    assert cut.index == whole.index and cut.names == whole.names
+    assert not list((tmp_path / "cut").glob("*.writing"))
+
+
+def test_refusals_name_the_mend(tmp_path):
+    store = fill(tmp_path / "s", range(6))
+    with pytest.raises(ValueError, match="another folder"):
+        StoreWriter(tmp_path / "s", "d2")
+    with pytest.raises(ValueError, match=r"föld/3\.png"):
+        store["3.jpg"]
+    with pytest.raises(KeyError):
+        store["nothing alike"]
+    with pytest.raises(ValueError, match="there is no store"):
+        Store(tmp_path / "none")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "a.txt").write_text("x")
+    with pytest.raises(ValueError, match="no store"):
+        Store(tmp_path / "foreign")
+    with pytest.raises(ValueError, match="not empty"):
+        StoreWriter(tmp_path / "foreign", "d")
+    with pytest.raises(ValueError, match="feature_size"), StoreWriter(tmp_path / "s", "d1") as writer:
+        writer.add("new", Regions(np.ones((1, 9), np.float32), np.ones((1, 4), np.float32), 5, 5))
+    with pytest.raises(ValueError, match="float16"), StoreWriter(tmp_path / "t", "d1") as writer:
+        writer.add("new", Regions(np.full((1, 9), 1e6, np.float32), np.ones((1, 4), np.float32), 5, 5))
+
+
+def test_damage_is_named(tmp_path):
+    fill(tmp_path / "s", range(6))
+    shard = tmp_path / "s" / "shard-00001.safetensors"
+    good = shard.read_bytes()
+    shard.write_bytes(good[:-1])
+    with pytest.raises(ValueError, match="shard-00001"):
+        Store(tmp_path / "s")
+    shard.write_bytes(good[:-9] + bytes([good[-9] ^ 1]) + good[-8:])
+    with pytest.raises(ValueError, match="sha256"):
+        Store(tmp_path / "s").verify()
+    shard.write_bytes(b"\xff" * len(good))
+    with pytest.raises(ValueError, match="damaged"):
+        Store(tmp_path / "s")
+    shard.unlink()
+    with pytest.raises(ValueError, match="missing"):
+        Store(tmp_path / "s")
+    (tmp_path / "s" / "index.json").write_text("{")
+    with pytest.raises(ValueError, match=r"index\.json"):
+        Store(tmp_path / "s")
+
+
+def _total(store: Store) -> float:
+    return float(sum(store[name].features.astype(np.float64).sum() for name in store.names))
+
+
+def test_two_processes_read(tmp_path):
+    store = fill(tmp_path / "s", range(10))
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        totals = pool.map(_total, [store, store])
+    assert totals == [_total(store)] * 2
+    assert pickle.loads(pickle.dumps(store)).names == store.names
