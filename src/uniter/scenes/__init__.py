@@ -1,0 +1,1 @@
+"""The embedded world: pictures drawn on demand, and true and false things said about them."""
