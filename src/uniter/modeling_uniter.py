@@ -1,0 +1,611 @@
+"""The model, parts before whole, heads last (paper section 3.1).
+
+Letters: B pairs, T text tokens, R regions, L = T + R, S <= L after squeezing padding out, D hidden, F region features,
+C region classes, V word pieces, N heads, H head size, M masked positions of a batch.
+
+Attributes of the trunk keep the official parameter names, which are BERT's. LayerNorm's epsilon is 1e-12 everywhere and
+GELU is the exact (erf) form, as published.
+"""
+
+import logging
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers.utils import ModelOutput
+from transformers.utils import logging as shell_logging
+
+from uniter.configuration_uniter import UniterConfig
+
+log = logging.getLogger(__name__)
+
+MASKED_SCORE = -1e4  # what a padded region scores (published)
+
+
+def layer_norm(size: int) -> nn.LayerNorm:
+    """LayerNorm with the published epsilon."""
+    return nn.LayerNorm(size, eps=1e-12)
+
+
+# ---------------------------------------------------------------- embeddings
+
+
+class TextEmbeddings(nn.Module):
+    """Word + position + type, LayerNorm, dropout."""
+
+    def __init__(self, config: UniterConfig):
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=0)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.LayerNorm = layer_norm(config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, input_ids: Tensor, types: Tensor) -> Tensor:
+        """(B, T) pieces and types -> (B, T, D)."""
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+        words = self.word_embeddings(input_ids)
+        return self.dropout(self.LayerNorm(words + self.position_embeddings(positions) + self.token_type_embeddings(types)))
+
+
+class RegionEmbeddings(nn.Module):
+    """Feature and place, each with a LayerNorm of its own, + type, LayerNorm, dropout. A masked region's feature is the learned mask vector."""
+
+    def __init__(self, config: UniterConfig):
+        super().__init__()
+        self.img_linear = nn.Linear(config.region_feature_size, config.hidden_size)
+        self.img_layer_norm = layer_norm(config.hidden_size)
+        self.pos_layer_norm = layer_norm(config.hidden_size)
+        self.pos_linear = nn.Linear(7, config.hidden_size)
+        self.mask_embedding = nn.Embedding(2, config.region_feature_size, padding_idx=0)  # row 0 is never used
+        self.LayerNorm = layer_norm(config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, regions: Tensor, locations: Tensor, type_embeddings: Tensor, masked: Tensor | None) -> Tensor:
+        """(B, R, F) features, (B, R, 7) fractions, (B, R, D) embedded types, (B, R) which are masked -> (B, R, D)."""
+        if masked is not None:
+            regions = torch.where(masked[..., None], self.mask_embedding.weight[1], regions)
+        seen = self.img_layer_norm(self.img_linear(regions))
+        place = self.pos_layer_norm(self.pos_linear(locations))
+        return self.dropout(self.LayerNorm(seen + place + type_embeddings))
+
+
+# ---------------------------------------------------------------- encoder
+
+
+class SelfAttention(nn.Module):
+    """Query, key and value projections and scaled dot-product attention over real positions."""
+
+    def __init__(self, config: UniterConfig):
+        super().__init__()
+        self.heads = config.num_attention_heads
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dropout = config.attention_probs_dropout_prob
+
+    def forward(self, states: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, S, D) and a (B, 1, 1, S) mask, True = may be read -> (B, S, D)."""
+        batch, length, hidden = states.shape
+        split = lambda x: x.view(batch, length, self.heads, hidden // self.heads).transpose(1, 2)
+        context = F.scaled_dot_product_attention(
+            split(self.query(states)),
+            split(self.key(states)),
+            split(self.value(states)),
+            attn_mask=mask,
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        return context.transpose(1, 2).reshape(batch, length, hidden)
+
+
+class Residual(nn.Module):
+    """Linear, dropout, add the input back, LayerNorm (post-norm)."""
+
+    def __init__(self, config: UniterConfig, width: int):
+        super().__init__()
+        self.dense = nn.Linear(width, config.hidden_size)
+        self.LayerNorm = layer_norm(config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, states: Tensor, residual: Tensor) -> Tensor:
+        """(B, S, width) and (B, S, D) -> (B, S, D)."""
+        return self.LayerNorm(self.dropout(self.dense(states)) + residual)
+
+
+class Attention(nn.Module):
+    """Self-attention and its residual."""
+
+    def __init__(self, config: UniterConfig):
+        super().__init__()
+        self.self = SelfAttention(config)
+        self.output = Residual(config, config.hidden_size)
+
+    def forward(self, states: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, S, D) -> (B, S, D)."""
+        return self.output(self.self(states, mask), states)
+
+
+class Intermediate(nn.Module):
+    """The widening half of the feed-forward block."""
+
+    def __init__(self, config: UniterConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(B, S, D) -> (B, S, intermediate)."""
+        return F.gelu(self.dense(states))
+
+
+class Layer(nn.Module):
+    """One BERT layer: attention, then feed-forward, each with a residual and post-norm."""
+
+    def __init__(self, config: UniterConfig):
+        super().__init__()
+        self.attention = Attention(config)
+        self.intermediate = Intermediate(config)
+        self.output = Residual(config, config.intermediate_size)
+
+    def forward(self, states: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, S, D) -> (B, S, D)."""
+        states = self.attention(states, mask)
+        return self.output(self.intermediate(states), states)
+
+
+class Encoder(nn.Module):
+    """The stack of layers."""
+
+    def __init__(self, config: UniterConfig):
+        super().__init__()
+        self.layer = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+
+    def forward(self, states: Tensor, mask: Tensor | None) -> list[Tensor]:
+        """(B, S, D) -> the input and every layer's output."""
+        outputs = [states]
+        for layer in self.layer:
+            outputs.append(layer(outputs[-1], mask))
+        return outputs
+
+
+class Pooler(nn.Module):
+    """Linear and tanh over the first position (CLS; the first region when there is no text)."""
+
+    def __init__(self, config: UniterConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, first: Tensor) -> Tensor:
+        """(B, D) -> (B, D)."""
+        return torch.tanh(self.dense(first))
+
+
+class RowLayout:
+    """Squeezes padding out between text and regions: rows become CLS text SEP regions, then padding, S <= T + R wide."""
+
+    def __init__(self, mask_BL: Tensor):
+        self.full = mask_BL.shape[1]
+        width = int(mask_BL.sum(1).max())
+        self.whole = width == self.full
+        self.index = None if self.whole else torch.argsort((~mask_BL).to(torch.uint8), dim=1, stable=True)[:, :width]
+        self.mask = mask_BL if self.whole else mask_BL.gather(1, self.index)
+        # Without padding no mask is needed and attention takes its fastest path.
+        self.attention = None if bool(self.mask.all()) else self.mask[:, None, None, :]
+
+    def squeeze(self, states_BLD: Tensor) -> Tensor:
+        """(B, L, D) -> (B, S, D)."""
+        if self.whole:
+            return states_BLD
+        return states_BLD.gather(1, self.index[..., None].expand(-1, -1, states_BLD.shape[2]))
+
+    def spread(self, states_BSD: Tensor) -> Tensor:
+        """(B, S, D) -> (B, L, D), zeros where a place was squeezed out."""
+        if self.whole:
+            return states_BSD
+        blank = states_BSD.new_zeros(states_BSD.shape[0], self.full, states_BSD.shape[2])
+        return blank.scatter(1, self.index[..., None].expand(-1, -1, states_BSD.shape[2]), states_BSD)
+
+
+# ---------------------------------------------------------------- trunk
+
+
+@dataclass
+class UniterOutput(ModelOutput):
+    """What the trunk gives back.
+
+    Args:
+        text: (B, T, D) last states of the text, arbitrary at padding; None without text.
+        regions: (B, R, D) last states of the regions, arbitrary at padding; None without regions.
+        pooled: (B, D) the pooler's output.
+        hidden_states: with `output_hidden_states`, for the embeddings and each layer (B, T + R, D), text block first.
+    """
+
+    text: Tensor | None = None
+    regions: Tensor | None = None
+    pooled: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class HeadOutput(ModelOutput):
+    """What a head gives back.
+
+    Args:
+        loss: scalar, None without labels; its reduction is the head's.
+        logits: shape by head.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+
+
+@contextmanager
+def _quiet():
+    """Keeps the shell's progress bars and tables out of the way; what matters of them is said in one line of ours."""
+    verbosity, bars = shell_logging.get_verbosity(), shell_logging.is_progress_bar_enabled()
+    shell_logging.set_verbosity_error()
+    shell_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        shell_logging.set_verbosity(verbosity)
+        if bars:
+            shell_logging.enable_progress_bar()
+
+
+class UniterPreTrainedModel(PreTrainedModel):
+    """Initialisation and loading shared by the trunk and every head."""
+
+    config_class = UniterConfig
+    base_model_prefix = "uniter"
+    main_input_name = "input_ids"
+    _supports_sdpa = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Normal(0, initializer_range) weights, zero biases, LayerNorm 1 and 0, over heads too (published)."""
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+            if isinstance(module, nn.Embedding) and isinstance(module.padding_idx, int):
+                nn.init.zeros_(module.weight[module.padding_idx])
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+        if isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        for name in getattr(module, "bare_biases", ()):
+            nn.init.zeros_(getattr(module, name))
+
+    @classmethod
+    def from_pretrained(cls, path, *args, **kwargs):
+        """Load a checkpoint folder; a head's checkpoint loads into the trunk and the other way.
+
+        What was new, unused or of another shape is logged. With `output_loading_info=True` the report comes back too.
+
+        Raises:
+            ValueError: nothing, or less than the whole trunk, was found in the checkpoint; or a tensor has another shape.
+        """
+        want_report = kwargs.pop("output_loading_info", False)
+        with _quiet():
+            model, report = super().from_pretrained(
+                path, *args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+            )
+        if report["mismatched_keys"]:
+            name, found, wanted = sorted(report["mismatched_keys"])[0]
+            raise ValueError(
+                f"{path}: {len(report['mismatched_keys'])} tensors have another shape than the model, the first is {name}: "
+                f"{tuple(found)} in the checkpoint, {tuple(wanted)} in the model; load it with its own configuration"
+            )
+        trunk = {name for name, _ in model.named_parameters() if cls is UniterModel or name.startswith("uniter.")}
+        missing = sorted(set(report["missing_keys"]) & trunk)
+        if missing:
+            few = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
+            raise ValueError(f"{path}: {len(missing)} of {len(trunk)} trunk tensors are not in the checkpoint: {few}")
+        new, unused = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
+        model.after_loading(set(new))
+        log.info("%s: %d tensors loaded; new: %s; unused: %s", path, len(trunk), new or "none", unused or "none")
+        model.eval()
+        return (model, report) if want_report else model
+
+    def save_pretrained(self, folder, **kwargs) -> None:
+        """Write `config.json` and `model.safetensors` into a folder."""
+        with _quiet():
+            super().save_pretrained(folder, **kwargs)
+
+    def after_loading(self, new: set[str]) -> None:
+        """Hook for heads that derive a part from another part of the checkpoint; `new` names what was not in it."""
+
+
+class UniterModel(UniterPreTrainedModel):
+    """The trunk: embeds text and regions, lets them read each other, pools."""
+
+    def __init__(self, config: UniterConfig):
+        super().__init__(config)
+        self.embeddings = TextEmbeddings(config)
+        self.img_embeddings = RegionEmbeddings(config)
+        self.encoder = Encoder(config)
+        self.pooler = Pooler(config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The word table."""
+        return self.embeddings.word_embeddings
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        """Replace the word table."""
+        self.embeddings.word_embeddings = value
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        text_mask: Tensor | None = None,
+        text_types: Tensor | None = None,
+        regions: Tensor | None = None,
+        locations: Tensor | None = None,
+        region_mask: Tensor | None = None,
+        region_types: Tensor | None = None,
+        masked_regions: Tensor | None = None,
+        output_hidden_states: bool = False,
+        **_,
+    ) -> UniterOutput:
+        """Joint states of text and regions; either may be left out.
+
+        Args:
+            input_ids: (B, T) word pieces, CLS first and SEP last, padded with 0.
+            text_mask: (B, T) bool, True = real; all real if left out.
+            text_types: (B, T) segment types, 0 if left out.
+            regions: (B, R, F) region features.
+            locations: (B, R, 7) fractions of the image x1 y1 x2 y2 w h w*h.
+            region_mask: (B, R) bool, True = real; all real if left out.
+            region_types: (B, R) segment types, 1 if left out.
+            masked_regions: (B, R) bool, True = feature replaced by the learned mask vector (the place stays).
+            output_hidden_states: also give the embeddings and every layer's output.
+
+        Raises:
+            ValueError: neither text nor regions, a text longer than the position table, features of another size.
+        """
+        blocks, masks = [], []
+        if input_ids is not None:
+            if input_ids.shape[1] > self.config.max_position_embeddings:
+                raise ValueError(
+                    f"a text of {input_ids.shape[1]} pieces is longer than the {self.config.max_position_embeddings} the "
+                    "model has positions for: shorten it, or let the processor truncate"
+                )
+            types = torch.zeros_like(input_ids) if text_types is None else text_types
+            blocks.append(self.embeddings(input_ids, types))
+            masks.append(torch.ones_like(input_ids, dtype=torch.bool) if text_mask is None else text_mask.bool())
+        if regions is not None:
+            if regions.shape[-1] != self.config.region_feature_size:
+                raise ValueError(
+                    f"regions have {regions.shape[-1]} features, the model was built for {self.config.region_feature_size}: "
+                    "use the detector that the model was trained with"
+                )
+            assert locations is not None, "regions come with locations"
+            real = torch.ones(regions.shape[:2], dtype=torch.bool, device=regions.device)
+            kinds = real.long() if region_types is None else region_types
+            embedded_types = self.embeddings.token_type_embeddings(kinds)
+            blocks.append(self.img_embeddings(regions, locations, embedded_types, masked_regions))
+            masks.append(real if region_mask is None else region_mask.bool())
+        if not blocks:
+            raise ValueError("give the model a text (input_ids), regions, or both")
+
+        layout = RowLayout(torch.cat(masks, 1))
+        layers = self.encoder(layout.squeeze(torch.cat(blocks, 1)), layout.attention)
+        states = layout.spread(layers[-1])
+        text_length = 0 if input_ids is None else input_ids.shape[1]
+        return UniterOutput(
+            text=None if input_ids is None else states[:, :text_length],
+            regions=None if regions is None else states[:, text_length:],
+            pooled=self.pooler(states[:, 0]),
+            hidden_states=tuple(layout.spread(layer) for layer in layers) if output_hidden_states else None,
+        )
+
+
+# ---------------------------------------------------------------- heads
+
+
+class Transform(nn.Module):
+    """Linear, GELU, LayerNorm: the first half of the word head."""
+
+    def __init__(self, config: UniterConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.LayerNorm = layer_norm(config.hidden_size)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(M, D) -> (M, D)."""
+        return self.LayerNorm(F.gelu(self.dense(states)))
+
+
+class WordPredictions(nn.Module):
+    """Word scores of masked positions; the decoder is the word table itself."""
+
+    bare_biases = ("bias",)
+
+    def __init__(self, config: UniterConfig):
+        super().__init__()
+        self.transform = Transform(config)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+
+    def forward(self, states: Tensor, word_table: Tensor) -> Tensor:
+        """(M, D) states and the (V, D) word table -> (M, V)."""
+        return F.linear(self.transform(states), word_table, self.bias)
+
+
+class WordHead(nn.Module):
+    """Holds `predictions`, the level that BERT's parameter names have."""
+
+    def __init__(self, config: UniterConfig):
+        super().__init__()
+        self.predictions = WordPredictions(config)
+
+
+class FeatureRegression(nn.Module):
+    """Feature of a masked region; the last matrix is the region projection itself, transposed."""
+
+    bare_biases = ("bias",)
+
+    def __init__(self, config: UniterConfig):
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(config.hidden_size, config.hidden_size), nn.GELU(), layer_norm(config.hidden_size)
+        )
+        self.bias = nn.Parameter(torch.zeros(config.region_feature_size))
+
+    def forward(self, states: Tensor, projection: Tensor) -> Tensor:
+        """(M, D) states and the (D, F) projection weight -> (M, F)."""
+        return F.linear(self.net(states), projection.t(), self.bias)
+
+
+class RegionClassifier(nn.Module):
+    """Class scores of a masked region."""
+
+    def __init__(self, config: UniterConfig):
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(config.hidden_size, config.hidden_size),
+            nn.GELU(),
+            layer_norm(config.hidden_size),
+            nn.Linear(config.hidden_size, config.num_region_classes),
+        )
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(M, D) -> (M, C)."""
+        return self.net(states)
+
+
+class UniterForPreTraining(UniterPreTrainedModel):
+    """The trunk and the four pre-training heads; which one is asked is the objective's choice."""
+
+    def __init__(self, config: UniterConfig):
+        super().__init__(config)
+        self.uniter = UniterModel(config)
+        self.cls = WordHead(config)
+        self.feat_regress = FeatureRegression(config)
+        self.region_classifier = RegionClassifier(config)
+        self.itm_output = nn.Linear(config.hidden_size, 2)
+        self.post_init()
+
+    def forward(self, **inputs) -> UniterOutput:
+        """The trunk's output; arguments as in `UniterModel.forward`."""
+        return self.uniter(**inputs)
+
+    def words(self, states: Tensor) -> Tensor:
+        """(M, D) states of masked words -> (M, V) scores."""
+        return self.cls.predictions(states, self.uniter.embeddings.word_embeddings.weight)
+
+    def features(self, states: Tensor) -> Tensor:
+        """(M, D) states of masked regions -> (M, F) features."""
+        return self.feat_regress(states, self.uniter.img_embeddings.img_linear.weight)
+
+    def classes(self, states: Tensor) -> Tensor:
+        """(M, D) states of masked regions -> (M, C) scores."""
+        return self.region_classifier(states)
+
+    def match(self, pooled: Tensor) -> Tensor:
+        """(B, D) pooled -> (B, 2) scores; column 1 is "they belong together"."""
+        return self.itm_output(pooled)
+
+
+def two_layers(config: UniterConfig, width: int, outputs: int, activation: nn.Module) -> nn.Sequential:
+    """Linear, activation, LayerNorm, Linear: the published shape of most heads."""
+    return nn.Sequential(
+        nn.Linear(config.hidden_size, width), activation, layer_norm(width), nn.Linear(width, outputs)
+    )
+
+
+class UniterForAnswers(UniterPreTrainedModel):
+    """Scores of `config.num_labels` answers from the pooled state (VQA, visual entailment)."""
+
+    def __init__(self, config: UniterConfig):
+        super().__init__(config)
+        self.uniter = UniterModel(config)
+        self.vqa_output = two_layers(config, 2 * config.hidden_size, config.num_labels, nn.GELU())
+        self.post_init()
+
+    def forward(self, labels: Tensor | None = None, **inputs) -> HeadOutput:
+        """Logits (B, num_labels); with soft `labels` of that shape the loss.
+
+        The loss is binary cross-entropy, SUMMED over labels and averaged over examples (published: mean times labels).
+        """
+        logits = self.vqa_output(self.uniter(**inputs).pooled)
+        if labels is None:
+            return HeadOutput(logits=logits)
+        loss = F.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="none").sum(1).mean()
+        return HeadOutput(loss=loss, logits=logits)
+
+
+class UniterForGrounding(UniterPreTrainedModel):
+    """A score for each region (referring expressions)."""
+
+    def __init__(self, config: UniterConfig):
+        super().__init__(config)
+        self.uniter = UniterModel(config)
+        if config.grounding_layers == 2:
+            self.re_output = two_layers(config, config.hidden_size, 1, nn.GELU())
+        else:
+            self.re_output = nn.Linear(config.hidden_size, 1)
+        self.post_init()
+
+    def forward(self, labels: Tensor | None = None, **inputs) -> HeadOutput:
+        """Logits (B, R), padded regions -1e4; with `labels` (B,) region indices (-1 = no right region) the loss.
+
+        The loss is cross-entropy over regions, SUMMED over the batch (published).
+        """
+        states = self.uniter(**inputs).regions
+        logits = self.re_output(states).squeeze(-1).float()
+        if inputs.get("region_mask") is not None:
+            logits = logits.masked_fill(~inputs["region_mask"].bool(), MASKED_SCORE)
+        loss = None if labels is None else F.cross_entropy(logits, labels, ignore_index=-1, reduction="sum")
+        return HeadOutput(loss=loss, logits=logits)
+
+
+class UniterForMatching(UniterPreTrainedModel):
+    """One score for "text and image belong together" (retrieval).
+
+    Loaded from a pre-training checkpoint, the rank head starts as the match row (row 1) of the ITM head, weight and bias, as
+    published: that is zero-shot retrieval.
+    """
+
+    def __init__(self, config: UniterConfig):
+        super().__init__(config)
+        self.uniter = UniterModel(config)
+        self.itm_output = nn.Linear(config.hidden_size, 2)
+        self.rank_output = nn.Linear(config.hidden_size, 1)
+        self.post_init()
+
+    def save_pretrained(self, folder, **kwargs) -> None:
+        """Write `config.json` and `model.safetensors` into a folder."""
+        with _quiet():
+            super().save_pretrained(folder, **kwargs)
+
+    def after_loading(self, new: set[str]) -> None:
+        """Seed the rank head from the ITM head where the checkpoint has the one and not the other."""
+        if "rank_output.weight" in new and "itm_output.weight" not in new:
+            with torch.no_grad():
+                self.rank_output.weight.copy_(self.itm_output.weight[1:])
+                self.rank_output.bias.copy_(self.itm_output.bias[1:])
+
+    def forward(self, labels: Tensor | None = None, margin: float = 0.2, **inputs) -> HeadOutput:
+        """Logits (B,), higher = better match; with `labels` the loss.
+
+        Args:
+            labels: (B,) index of the row of the batch that holds each negative row's positive, -1 for positives.
+            margin: of the hinge, on the sigmoid scale.
+            inputs: as in `UniterModel.forward`.
+
+        The loss is the hinge max(0, margin + sigmoid(negative) - sigmoid(positive)), averaged over all negatives (published).
+        """
+        logits = self.rank_output(self.uniter(**inputs).pooled).squeeze(-1).float()
+        if labels is None:
+            return HeadOutput(logits=logits)
+        score = torch.sigmoid(logits)
+        negative = labels >= 0
+        loss = F.relu(margin + score[negative] - score[labels[negative]]).mean()
+        return HeadOutput(loss=loss, logits=logits)
+
+
+AutoConfig.register("uniter", UniterConfig)
+AutoModel.register(UniterConfig, UniterModel)
