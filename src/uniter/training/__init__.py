@@ -1,0 +1,1 @@
+"""The training loop and its parts. They know neither words nor pictures: they are handed a `Job`."""

@@ -1,0 +1,165 @@
+"""The folder of a run: its settings, its log, its plots, and the rule that no other run writes into it."""
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from ..recipe import read_yaml
+from .plots import draw_plots
+from .saving import write_text
+
+PACKAGES = ("uniter", "torch", "transformers", "safetensors", "numpy", "pydantic")
+
+
+class RunFolder:
+    """Where a run lives: config.yaml, env.json, metrics.jsonl, plots/, checkpoints/, best/, last/, result.json.
+
+    Args:
+        path: the folder; new, empty, or that of the same run.
+        config: the settings of the run, as a mapping or as YAML.
+        resume: whether a run that is there already may go on.
+
+    Raises:
+        ValueError: the folder holds something else, or a run with other settings; the message names the first that differs.
+    """
+
+    def __init__(self, path: str | Path, config: Mapping[str, Any] | str, resume: bool = True) -> None:
+        self.path = Path(path)
+        self.checkpoints, self.best, self.last = self.path / "checkpoints", self.path / "best", self.path / "last"
+        self._metrics, self._config = self.path / "metrics.jsonl", self.path / "config.yaml"
+        text = config if isinstance(config, str) else yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
+        self._claim(text, resume)
+        self._log_environment()
+        self._file: Any = None
+
+    def _claim(self, text: str, resume: bool) -> None:
+        if self._config.is_file():
+            if not resume:
+                raise ValueError(f"{self.path} holds a run already; choose another folder, or let it resume")
+            before = read_yaml(self._config.read_text(encoding="utf-8"), str(self._config))
+            difference = _difference(before, read_yaml(text, "config"))
+            if difference:
+                key, old, new = difference
+                raise ValueError(
+                    f"{self.path} holds a run with another setting: {key} is {old!r} there and {new!r} here; "
+                    "choose another folder, or the old setting to resume"
+                )
+            return
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise ValueError(f"{self.path} is not empty and holds no run; choose a new or empty folder")
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_text(self._config, text)
+
+    def _log_environment(self) -> None:
+        """Add to env.json what this session runs with; a resumed run has several entries."""
+        path = self.path / "env.json"
+        sessions = []
+        if path.is_file():
+            with contextlib.suppress(ValueError):
+                sessions = json.loads(path.read_text(encoding="utf-8"))
+        write_text(path, json.dumps([*sessions, environment()], indent=1))
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What a finished run left; None while it is not finished."""
+        path = self.path / "result.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Mark the run as finished."""
+        write_text(self.path / "result.json", json.dumps(result, indent=1))
+
+    def cut_log(self, step: int) -> None:
+        """Drop the log's lines after `step`: those updates will be done again."""
+        self.close()
+        if self._metrics.is_file():
+            kept = [json.dumps(line) + "\n" for line in self.log() if line["step"] <= step]
+            write_text(self._metrics, "".join(kept))
+
+    def write_log(self, line: dict[str, Any]) -> None:
+        """Append one line to metrics.jsonl."""
+        if self._file is None:
+            self._file = self._metrics.open("a", encoding="utf-8")
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+    def log(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; one torn by a crash is left out."""
+        lines = []
+        if self._metrics.is_file():
+            for text in self._metrics.read_text(encoding="utf-8").splitlines():
+                with contextlib.suppress(ValueError):
+                    lines.append(json.loads(text))
+        return lines
+
+    def plot(self) -> None:
+        """Draw plots/*.png from the log."""
+        draw_plots(self.log(), self.path / "plots")
+
+    def write_incident(self, incident: dict[str, Any]) -> Path:
+        """Write what went wrong to incident.json."""
+        path = self.path / "incident.json"
+        write_text(path, json.dumps(incident, indent=1))
+        return path
+
+    def close(self) -> None:
+        """Close the log."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine, git commit of the working folder (if it is one) and command."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": versions,
+        "machine": {"system": platform.platform(), "processors": os.cpu_count(), "gpus": gpus},
+        "git": _git("rev-parse", "HEAD"),
+        "git_changed": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "command": sys.argv,
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def _plain(value: Any) -> Any:
+    """Mappings, sequences and paths as YAML knows them."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _difference(old: Any, new: Any, key: str = "") -> tuple[str, Any, Any] | None:
+    """The first dotted key in which two settings differ, with both values."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in [*old, *(n for n in new if n not in old)]:
+            found = _difference(old.get(name), new.get(name), f"{key}.{name}" if key else str(name))
+            if found:
+                return found
+        return None
+    return None if old == new else (key or "the whole", old, new)

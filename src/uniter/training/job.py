@@ -1,0 +1,45 @@
+"""What the loop is handed."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+
+class Job(Protocol):
+    """Something to train: a model, numbered examples in streams, and what to do with a batch of them.
+
+    Pre-training has one stream per objective and source, fine-tuning has one. An example is (stream, index).
+
+    Attributes:
+        model: what is trained, in place; the loop moves it to the device and switches between train and eval.
+        mixture: stream name -> weight; one stream is drawn per update, in proportion.
+        monitor: the key of `validate()` to keep the best by; higher is better.
+    """
+
+    model: nn.Module
+    mixture: dict[str, float]
+    monitor: str
+
+    def lengths(self, stream: str) -> np.ndarray:
+        """Tokens of each example of a stream: text with CLS and SEP, and regions; int64 (examples,)."""
+        ...
+
+    def prepare(self, stream: str, indices: np.ndarray, epoch: int) -> dict[str, Any]:
+        """A batch of CPU tensors; a pure function of its arguments, for it runs ahead and in a thread."""
+        ...
+
+    def loss(self, stream: str, batch: dict[str, Any]) -> tuple[torch.Tensor, Mapping[str, Any]]:
+        """The loss of a batch (a scalar with a graph), and numbers worth a place in the log."""
+        ...
+
+    def validate(self) -> dict[str, float]:
+        """The model's numbers on held-out examples; called in eval mode without gradients. Empty: nothing to validate on."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write what a user loads (model and vocabulary) into an existing empty folder."""
+        ...

@@ -1,0 +1,148 @@
+"""Optimisers, their parameter groups and the learning-rate schedule, in the published forms."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..recipe import Training
+
+UNDECAYED = ("bias", "LayerNorm.bias", "LayerNorm.weight")  # the published name test, letter by letter
+TRUNK = "uniter."
+
+
+class AdamW(torch.optim.Optimizer):
+    """Adam with the decay after the step: the form UNITER was trained with (early Hugging Face).
+
+    It differs from `torch.optim.AdamW` in two places: eps is added to the root of the second moment before the bias
+    correction, and the decay p -= lr * weight_decay * p acts on the parameter that the Adam step has just moved. State exists
+    from the start, so that a parameter first used late resumes to the bit. Parameters without a gradient are left alone.
+
+    Args:
+        params: parameters or groups of them, as for any PyTorch optimiser.
+        lr: learning rate.
+        betas: decay of the first and of the second moment per step.
+        eps: added to the root of the second moment.
+        weight_decay: decay per step, times lr.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 5e-5,
+        betas: tuple[float, float] = (0.9, 0.98),
+        eps: float = 1e-6,
+        weight_decay: float = 0.01,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        give_state(self, ("exp_avg", "exp_avg_sq"))
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Move every parameter that has a gradient."""
+        assert closure is None, "closures are not supported"
+        for group in self.param_groups:
+            alike: dict[tuple, list[nn.Parameter]] = {}  # the fused operations want one step count, device and type
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    state = self.state[parameter]
+                    state["step"] += 1
+                    key = (state["step"].item(), parameter.device, parameter.dtype)
+                    alike.setdefault(key, []).append(parameter)
+            for (count, _, _), parameters in alike.items():
+                self._move(parameters, int(count), group)
+
+    def _move(self, parameters: list[nn.Parameter], count: int, group: dict[str, Any]) -> None:
+        first_decay, second_decay = group["betas"]
+        gradients = [parameter.grad for parameter in parameters]
+        first = [self.state[parameter]["exp_avg"] for parameter in parameters]
+        second = [self.state[parameter]["exp_avg_sq"] for parameter in parameters]
+        torch._foreach_mul_(first, first_decay)
+        torch._foreach_add_(first, gradients, alpha=1 - first_decay)
+        torch._foreach_mul_(second, second_decay)
+        torch._foreach_addcmul_(second, gradients, gradients, 1 - second_decay)
+        below = torch._foreach_sqrt(second)
+        torch._foreach_add_(below, group["eps"])
+        size = group["lr"] * math.sqrt(1 - second_decay**count) / (1 - first_decay**count)
+        torch._foreach_addcdiv_(parameters, first, below, -size)
+        if group["weight_decay"]:
+            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+
+
+def give_state(optimizer: torch.optim.Optimizer, moments: Iterable[str]) -> None:
+    """Give every parameter its state now: state made on first use is missing from a checkpoint written before it."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            state: dict[str, Tensor] = {"step": torch.tensor(0.0)}
+            for moment in moments:
+                state[moment] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+            optimizer.state[parameter] = state
+
+
+def is_decayed(name: str) -> bool:
+    """Whether a parameter is decayed, by the published test on its name.
+
+    The test is literal, so LayerNorm gains under other names (img_layer_norm, pos_layer_norm, those inside heads) ARE decayed.
+    """
+    return not any(part in name for part in UNDECAYED)
+
+
+def is_head(name: str) -> bool:
+    """Whether a parameter lies outside the trunk, the attribute `uniter` of every model of ours."""
+    return not (name.startswith(TRUNK) or f".{TRUNK}" in name)
+
+
+def parameter_groups(model: nn.Module, training: Training) -> list[dict[str, Any]]:
+    """Up to four groups, head first: each decayed and not; `factor` multiplies the learning rate. Frozen ones are left out."""
+    groups = []
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    for head in (True, False):
+        for decayed in (True, False):
+            members = [p for name, p in named if is_head(name) == head and is_decayed(name) == decayed]
+            if members:
+                decay = training.weight_decay if decayed else 0.0
+                factor = training.head_learning_rate_factor if head else 1.0
+                groups.append({"params": members, "weight_decay": decay, "factor": factor})
+    if not groups:
+        raise ValueError("the model has no parameter to train; unfreeze some (requires_grad)")
+    return groups
+
+
+def build_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
+    """The optimiser that the settings name, over `parameter_groups`; adam and adamax put the decay into the gradient."""
+    groups, lr = parameter_groups(model, training), training.learning_rate
+    if training.optimizer == "adamw":
+        return AdamW(groups, lr=lr, betas=training.betas, eps=training.eps)
+    if training.optimizer == "adam":
+        adam = torch.optim.Adam(groups, lr=lr, betas=training.betas, eps=training.eps)
+        give_state(adam, ("exp_avg", "exp_avg_sq"))
+        return adam
+    adamax = torch.optim.Adamax(groups, lr=lr, betas=training.betas, eps=training.eps)
+    give_state(adamax, ("exp_avg", "exp_inf"))
+    return adamax
+
+
+def learning_rate(update: int, training: Training) -> float:
+    """Learning rate of an update (from 1).
+
+    Published: base * t / warmup while t < warmup, then base * (T - t) / (T - warmup); 1e-8 where that gives 0 or less, hence
+    at the last update. "constant" and "cosine" replace the second part.
+    """
+    warmup, steps = training.warmup, training.steps
+    if update < warmup:
+        share = update / warmup
+    elif training.schedule == "constant":
+        share = 1.0
+    else:
+        left = max(0.0, (steps - update) / max(1, steps - warmup))
+        share = left if training.schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left))
+    rate = training.learning_rate * share
+    return rate if rate > 0 else 1e-8
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group the rate, times its factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["factor"]
