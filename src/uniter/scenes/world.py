@@ -24,7 +24,7 @@ COLOURS = {
 }
 """The mean colour of each colour name, red green blue 0..255."""
 
-SIZES = {"small": (0.13, 0.165), "medium": (0.22, 0.265), "large": (0.35, 0.42)}
+SIZES = {"small": (0.115, 0.14), "medium": (0.175, 0.21), "large": (0.27, 0.32)}
 """Of each size name, the range of a thing's longer side as a fraction of the picture's shorter side."""
 
 TEXTURES = ("plain", "striped", "dotted", "checked")
@@ -150,12 +150,14 @@ def make_scene(seed: int, split: str, index: int) -> Scene:
     number = image_id(split, index)
     random = draws.generator(seed, "scene", number)
     width, height = _picture_size(random)
+    background = _background(random)
+    dark = max(background.colours[0]) < 128
     things: list[Thing] = []
-    while len(things) < 3 or (split == "novel" and sum((t.colour, t.shape) in HELD_OUT for t in things) < 2):
-        things = _place(random, _kinds(random, split == "novel"), width, height)
+    while not things:
+        things = _place(random, _kinds(random, split == "novel"), width, height, dark)
     ending = "jpg" if random.random() < 0.6 else "png"
     name = f"scenes_{split}_{number:012d}.{ending}"
-    return Scene(index, split, width, height, tuple(things), name, _background(random))
+    return Scene(index, split, width, height, tuple(things), name, background)
 
 
 def scene_truth(scene: Scene) -> dict[str, np.ndarray]:
@@ -174,23 +176,25 @@ def scene_truth(scene: Scene) -> dict[str, np.ndarray]:
 
 def _picture_size(random: np.random.Generator) -> tuple[int, int]:
     aspect = (1.0, 1.25, 4 / 3, 1.5, 1.6)[random.integers(5)]
-    long = int(random.integers(max(192, round(150 * aspect)), 321))
+    long = int(random.integers(max(208, round(176 * aspect)), 321))
     short = round(long / aspect)
     return (long, short) if random.random() < 0.6 else (short, long)
 
 
 def _kinds(random: np.random.Generator, novel: bool) -> list[tuple[str, str, str, str]]:
-    """Shape, colour, size, texture of each thing to be placed, from a small palette so that they resemble each other."""
+    """Shape, colour, size, texture of each thing to be placed, from a small palette so that they look alike."""
     count = int(random.integers(3, 13))
     palette = [
         [list(names)[k] for k in random.permutation(len(names))[: random.integers(2, most + 1)]]
         for names, most in ((SHAPES, 6), (COLOURS, 6), (TEXTURES, 4))
     ]
     crowd: dict[int, str] = {}
-    if random.random() < 0.35:  # several of one shape, colour or texture: high counts must not be rare
-        field = int(random.integers(3))
-        crowd[field] = palette[field][0]
-    crowded = int(random.integers(2, 8)) if crowd else 0
+    if random.random() < 0.4:  # several of one kind: high counts must not be rare
+        fields = ((0,), (1,), (2,), (0, 1), (0, 2), (1, 2))[random.integers(6)]
+        crowd = {field: palette[field][0] for field in fields}
+        if (crowd.get(1), crowd.get(0)) in HELD_OUT:
+            del crowd[1]
+    crowded = int(random.integers(3, 8)) if crowd else 0
     strange = int(random.integers(2, 5)) if novel else 0
     held_out = sorted(HELD_OUT)
     kinds = []
@@ -206,13 +210,13 @@ def _kinds(random: np.random.Generator, novel: bool) -> list[tuple[str, str, str
                 break
             palette[0].append(SHAPES[random.integers(len(SHAPES))])  # a palette may hold no pair that is allowed
             palette[1].append(tuple(COLOURS)[random.integers(len(COLOURS))])
-        size = list(SIZES)[random.choice(3, p=(0.34, 0.36, 0.30) if count < 8 else (0.45, 0.35, 0.2))]
+        size = tuple(SIZES)[random.integers(3)]
         kinds.append((shape, colour, size, texture))
     return kinds
 
 
-def _place(random: np.random.Generator, kinds: list, width: int, height: int) -> list[Thing]:
-    """Things at places where each stays visible enough; large ones behind, those that find no place left out."""
+def _place(random: np.random.Generator, kinds: list, width: int, height: int, dark: bool) -> list[Thing]:
+    """Things at places where each stays visible enough, large ones behind; none if there is no room for all."""
     owner = np.full((height, width), -1, dtype=np.int64)
     areas: list[int] = []
     things: list[Thing] = []
@@ -221,26 +225,30 @@ def _place(random: np.random.Generator, kinds: list, width: int, height: int) ->
         diameter = float(np.round(random.uniform(low, high) * min(width, height), 2))
         angle = float(np.round(random.uniform(-12, 12), 1))
         solid = coverage(fine_mask(shape, diameter, angle)) >= 0.5
-        spacious = random.random() < 0.7
-        for _ in range(30):
+        apart = random.random() < 0.75
+        for attempt in range(60):
             x = int(random.integers(1, width - solid.shape[1]))
             y = int(random.integers(1, height - solid.shape[0]))
-            if _fits(owner, areas, solid, x, y, spacious):
+            if _fits(owner, areas, solid, x, y, apart and attempt < 40):
                 break
         else:
-            continue
+            return []
         owner[y : y + solid.shape[0], x : x + solid.shape[1]][solid] = len(things)
         areas.append(int(solid.sum()))
         paint = _rgb(np.array(COLOURS[colour]) + random.integers(-13, 14, 3))
-        pattern = (float(random.integers(0, 180)), float(np.round(random.random(), 3)), int(random.integers(2)))
+        pattern = (
+            float(random.integers(0, 180)),
+            float(np.round(random.random(), 3)),
+            int(dark or random.random() < 0.5),
+        )
         nowhere = (0.0, 0.0, 0.0, 0.0)  # until all things are placed
         things.append(Thing(shape, colour, size, texture, nowhere, (x, y), diameter, angle, paint, pattern))
     return [_with_box(thing, owner == number) for number, thing in enumerate(things)]
 
 
-def _fits(owner: np.ndarray, areas: list[int], solid: np.ndarray, x: int, y: int, spacious: bool) -> bool:
+def _fits(owner: np.ndarray, areas: list[int], solid: np.ndarray, x: int, y: int, apart: bool) -> bool:
     height, width = solid.shape
-    if spacious:
+    if apart:
         around = owner[max(0, y - 3) : y + height + 3, max(0, x - 3) : x + width + 3]
         return bool((around < 0).all())
     hidden = owner[y : y + height, x : x + width][solid]
