@@ -48,7 +48,9 @@ class TextEmbeddings(nn.Module):
         """(B, T) pieces and types -> (B, T, D)."""
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)
         words = self.word_embeddings(input_ids)
-        return self.dropout(self.LayerNorm(words + self.position_embeddings(positions) + self.token_type_embeddings(types)))
+        return self.dropout(
+            self.LayerNorm(words + self.position_embeddings(positions) + self.token_type_embeddings(types))
+        )
 
 
 class RegionEmbeddings(nn.Module):
@@ -511,9 +513,7 @@ class UniterForPreTraining(UniterPreTrainedModel):
 
 def two_layers(config: UniterConfig, width: int, outputs: int, activation: nn.Module) -> nn.Sequential:
     """Linear, activation, LayerNorm, Linear: the published shape of most heads."""
-    return nn.Sequential(
-        nn.Linear(config.hidden_size, width), activation, layer_norm(width), nn.Linear(width, outputs)
-    )
+    return nn.Sequential(nn.Linear(config.hidden_size, width), activation, layer_norm(width), nn.Linear(width, outputs))
 
 
 class UniterForAnswers(UniterPreTrainedModel):

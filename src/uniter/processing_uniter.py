@@ -196,7 +196,9 @@ class UniterProcessor:
     ) -> Encoded:
         """Ready-made pieces (CLS ... SEP) and regions as arrays."""
         if with_class_probs and regions.class_probs is None:
-            raise ValueError("these regions have no class probabilities; extract them again, or leave MRC and MRC-kl out")
+            raise ValueError(
+                "these regions have no class probabilities; extract them again, or leave MRC and MRC-kl out"
+            )
         return Encoded(
             input_ids=input_ids,
             text_types=np.full(len(input_ids), TEXT_TYPE, dtype=np.int64),

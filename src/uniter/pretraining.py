@@ -1,0 +1,209 @@
+"""Pre-training as a job for the loop: captions of images, objectives, and the model that learns from them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from uniter import draws
+from uniter.modeling_uniter import UniterForPreTraining
+from uniter.objectives import (
+    Draws,
+    MaskedWords,
+    Masking,
+    Matching,
+    Objective,
+    RegionClasses,
+    RegionClassesKL,
+    RegionFeatures,
+)
+from uniter.processing_uniter import Encoded, UniterProcessor, Vocabulary
+from uniter.regions.store import Store
+from uniter.tasks.retrieval import read_captions
+from uniter.training.batching import evaluation_batches
+
+
+@dataclass
+class Captioned:
+    """Texts and their images, ready to be paired.
+
+    Args:
+        texts: the captions' pieces, CLS and SEP included.
+        image_of: (captions,) the number of each caption's image.
+        images: distinct image names, in order of first appearance.
+        store: their regions.
+    """
+
+    texts: list[np.ndarray]
+    image_of: np.ndarray
+    images: list[str]
+    store: Store
+
+    @classmethod
+    def read(cls, captions: str | Path, regions: str | Path, split: str, processor: UniterProcessor) -> "Captioned":
+        """Captions of a split in Karpathy's JSON layout, and the store with their images' regions.
+
+        Raises:
+            ValueError: a file is missing or foreign, the split is empty, or an image is not in the store.
+        """
+        store = Store(regions)
+        found = read_captions(captions, split)
+        numbers: dict[str, int] = {}
+        for caption in found:
+            numbers.setdefault(caption.image, len(numbers))
+        absent = [name for name in numbers if name not in store]
+        if absent:
+            raise ValueError(
+                f"{regions}: {len(absent)} of the {len(numbers)} images of split {split!r} in {captions} are not in the store, "
+                f"the first is {absent[0]!r}; extract the missing pictures into it"
+            )
+        texts = [processor.wrap(ids) for ids in processor.pieces_of([caption.text for caption in found])]
+        image_of = np.array([numbers[caption.image] for caption in found])
+        return cls(texts, image_of, list(numbers), store)
+
+    def __post_init__(self) -> None:
+        self._by_image = np.argsort(self.image_of, kind="stable")
+        self._count = np.bincount(self.image_of, minlength=len(self.images))
+        self._start = np.cumsum(self._count) - self._count
+
+    def text_of(self, images: np.ndarray, draw: np.ndarray) -> np.ndarray:
+        """(B,) a caption of each image, picked by a (B,) draw in [0, 1)."""
+        return self._by_image[self._start[images] + np.floor(draw * self._count[images]).astype(np.int64)]
+
+    def lengths(self) -> np.ndarray:
+        """(captions,) tokens of each pair: text with CLS and SEP, and regions."""
+        regions = np.array([self.store.num_regions(name) for name in self.images])
+        return np.array([len(text) for text in self.texts]) + regions[self.image_of]
+
+
+def make_objectives(settings, vocabulary: Vocabulary) -> dict[Objective, float]:
+    """The objectives of a recipe's `objectives` section and their shares of the mixture (0 = left out)."""
+    masking = Masking(vocabulary, settings.mask_probability, settings.masking == "joint")
+    matching = Matching(
+        settings.itm_negative_probability,
+        settings.itm_swap,
+        settings.transport_weight,
+        settings.transport_include_special,
+    )
+    shares = {
+        MaskedWords(masking): settings.mlm,
+        matching: settings.itm,
+        RegionFeatures(masking): settings.mrfr,
+        RegionClasses(masking): settings.mrc,
+        RegionClassesKL(masking): settings.mrckl,
+    }
+    return {objective: share for objective, share in shares.items() if share > 0}
+
+
+class Pretraining:
+    """The job: one stream for each objective and source, named "objective/source number".
+
+    Args:
+        model: trunk and pre-training heads.
+        processor: the vocabulary's owner.
+        sources: training captions.
+        validation: captions to validate on; nothing is validated without.
+        objectives: and their shares.
+        seed: of masks, labels and swaps.
+        validation_pairs: how many pairs of each validation source are looked at.
+    """
+
+    monitor = "score"
+
+    def __init__(
+        self,
+        model: UniterForPreTraining,
+        processor: UniterProcessor,
+        sources: Sequence[Captioned],
+        validation: Sequence[Captioned],
+        objectives: dict[Objective, float],
+        seed: int = 0,
+        validation_pairs: int = 1000,
+    ):
+        if not sources:
+            raise ValueError(
+                "pre-training needs at least one source of captions: add one under `sources` in the recipe"
+            )
+        if not objectives:
+            raise ValueError("every objective has weight 0: give at least one of mlm, itm, mrfr, mrc, mrckl a weight")
+        self.model, self.processor, self.seed = model, processor, seed
+        self.sources, self.validation, self.validation_pairs = list(sources), list(validation), validation_pairs
+        self.objectives = {objective.name: objective for objective in objectives}
+        pairs = sum(len(source.texts) for source in sources)
+        self.mixture = {
+            f"{objective.name}/{number}": share * len(source.texts) / pairs
+            for objective, share in objectives.items()
+            for number, source in enumerate(self.sources)
+        }
+
+    def lengths(self, stream: str) -> np.ndarray:
+        """(examples,) tokens of each example of a stream."""
+        return self._parts(stream)[1].lengths()
+
+    def prepare(self, stream: str, indices: np.ndarray, epoch: int) -> dict[str, Tensor]:
+        """A spoiled batch of these examples, on the CPU."""
+        objective, source = self._parts(stream)
+        return self._batch(objective, source, Draws(self.seed, epoch, np.asarray(indices)))
+
+    def loss(self, stream: str, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The objective's loss, and numbers to look at."""
+        measured = self._parts(stream)[0].loss(self.model, batch)
+        return measured.loss, measured.numbers
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Each objective's numbers over the validation captions, with the same masks and swaps every time.
+
+        `score` is the mean accuracy, in percent, of those objectives that have one.
+        """
+        device = next(self.model.parameters()).device
+        found: dict[str, float] = {}
+        for name, objective in self.objectives.items():
+            totals: dict[str, float] = {}
+            count = 0
+            for source in self.validation:
+                chosen = draws.permutation(self.seed, "validation", len(source.texts))[: self.validation_pairs]
+                for rows in evaluation_batches(source.lengths()[chosen], 8192):
+                    batch = self._batch(objective, source, Draws(self.seed, -1, chosen[rows]))
+                    measured = objective.loss(self.model, {key: value.to(device) for key, value in batch.items()})
+                    for key, value in {"loss": measured.loss, **measured.numbers}.items():
+                        totals[key] = totals.get(key, 0.0) + float(value) * measured.count
+                    count += measured.count
+            found.update({f"{name}_{key}": value / count for key, value in totals.items()})
+        accuracies = [value for key, value in found.items() if key.endswith("_accuracy")]
+        found["score"] = 100 * sum(accuracies) / len(accuracies) if accuracies else -sum(found.values())
+        return found
+
+    def save(self, folder: str | Path) -> None:
+        """Write model and vocabulary; `from_pretrained` of any head reads the folder."""
+        self.model.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+
+    # ------------------------------------------------------------ parts
+
+    def _parts(self, stream: str) -> tuple[Objective, Captioned]:
+        name, number = stream.split("/")
+        return self.objectives[name], self.sources[int(number)]
+
+    def _batch(self, objective: Objective, source: Captioned, rows: Draws) -> dict[str, Tensor]:
+        own = source.image_of[rows.indices]
+        images, labels = objective.choose(rows, own, len(source.images))
+        texts = rows.indices
+        if isinstance(objective, Matching):
+            # The other way round: this image stays and gets a text of the image that was drawn.
+            swapped = objective.swaps_text(rows) & (labels == 0)
+            texts = np.where(swapped, source.text_of(images, rows.uniform("itm-text")), texts)
+            images = np.where(swapped, own, images)
+        encoded: list[Encoded] = [
+            self.processor.join(
+                source.texts[text], source.store[source.images[image]], with_class_probs=objective.needs_class_probs
+            )
+            for text, image in zip(texts, images, strict=True)
+        ]
+        batch = self.processor.collate(encoded)
+        if isinstance(objective, Matching):
+            batch["labels"] = torch.from_numpy(labels)
+        return objective.spoil(batch, rows)

@@ -1,0 +1,179 @@
+import pytest
+import torch
+
+from uniter.configuration_uniter import UniterConfig
+from uniter.modeling_uniter import (
+    UniterForAnswers,
+    UniterForGrounding,
+    UniterForMatching,
+    UniterForPreTraining,
+    UniterModel,
+)
+
+TINY = {"vocab_size": 50, "region_feature_size": 12, "num_region_classes": 7}
+
+
+def tiny(**settings) -> UniterConfig:
+    return UniterConfig.of_size(
+        "tiny", **{**TINY, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48, **settings}
+    )
+
+
+def rows(lengths, regions, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        {
+            "input_ids": torch.randint(5, 50, (t,), generator=generator),
+            "regions": torch.randn(r, 12, generator=generator),
+            "locations": torch.rand(r, 7, generator=generator),
+        }
+        for t, r in zip(lengths, regions, strict=True)
+    ]
+
+
+def collate(examples, text_pad=0, region_pad=0):
+    pad = lambda parts, extra: torch.nn.utils.rnn.pad_sequence(
+        [*parts, parts[0].new_zeros(max(map(len, parts)) + extra, *parts[0].shape[1:])], batch_first=True
+    )[:-1]
+    lengths = lambda key: torch.tensor([len(example[key]) for example in examples])
+    batch = {
+        key: pad([e[key] for e in examples], text_pad if key == "input_ids" else region_pad) for key in examples[0]
+    }
+    batch["text_mask"] = torch.arange(batch["input_ids"].shape[1]) < lengths("input_ids")[:, None]
+    batch["region_mask"] = torch.arange(batch["regions"].shape[1]) < lengths("regions")[:, None]
+    return batch
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return UniterModel(tiny(initializer_range=0.3)).eval()
+
+
+def test_published_sizes_have_the_published_number_of_parameters():
+    with torch.device("meta"):
+        base = UniterForPreTraining(UniterConfig.of_size("base"))
+        large = UniterForPreTraining(UniterConfig.of_size("large"))
+    count = lambda m: sum(p.numel() for p in m.parameters())
+    assert (count(base), count(base.uniter), count(large)) == (112_938_887, 109_898_752, 340_524_935)
+
+
+@torch.no_grad()
+def test_padding_and_neighbours_change_nothing(model):
+    examples = rows([9, 4, 6], [3, 8, 5])
+    batch = collate(examples, text_pad=5, region_pad=4)
+    batch["regions"][~batch["region_mask"]] = 1e3  # what stands in padding must not matter
+    together = model(**batch)
+    for i, example in enumerate(examples):
+        alone = model(**{key: value[None] for key, value in example.items()})
+        t, r = len(example["input_ids"]), len(example["regions"])
+        torch.testing.assert_close(together.text[i, :t], alone.text[0], atol=1e-5, rtol=0)
+        torch.testing.assert_close(together.regions[i, :r], alone.regions[0], atol=1e-5, rtol=0)
+        torch.testing.assert_close(together.pooled[i], alone.pooled[0], atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_order_of_regions_is_no_signal_but_their_place_is(model):
+    (example,) = rows([5], [4])
+    one = model(**{key: value[None] for key, value in example.items()})
+    turned = {**example, "regions": example["regions"].flip(0), "locations": example["locations"].flip(0)}
+    other = model(**{key: value[None] for key, value in turned.items()})
+    torch.testing.assert_close(one.pooled, other.pooled, atol=1e-5, rtol=0)
+    moved = model(**{key: value[None] for key, value in {**turned, "locations": example["locations"]}.items()})
+    assert (one.pooled - moved.pooled).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_one_side_alone(model):
+    (example,) = rows([5], [4])
+    text = model(input_ids=example["input_ids"][None])
+    image = model(regions=example["regions"][None], locations=example["locations"][None], output_hidden_states=True)
+    assert text.regions is None and text.text.shape == (1, 5, 32) and text.pooled.shape == (1, 32)
+    assert image.text is None and image.regions.shape == (1, 4, 32) and len(image.hidden_states) == 3
+    with pytest.raises(ValueError, match="text"):
+        model()
+
+
+@torch.no_grad()
+def test_a_masked_region_hides_its_feature_and_keeps_its_place(model):
+    batch = collate(rows([5], [4]))
+    masked = torch.tensor([[False, True, False, False]])
+    one = model(**batch, masked_regions=masked).pooled
+    other_feature = {**batch, "regions": batch["regions"].clone()}
+    other_feature["regions"][0, 1] += 5
+    assert torch.equal(model(**other_feature, masked_regions=masked).pooled, one)
+    other_place = {**batch, "locations": batch["locations"].clone()}
+    other_place["locations"][0, 1] += 0.5
+    assert not torch.equal(model(**other_place, masked_regions=masked).pooled, one)
+    assert not torch.equal(model(**batch).pooled, one)
+
+
+def test_wrong_shapes_are_named(model):
+    batch = collate(rows([5], [4]))
+    with pytest.raises(ValueError, match="detector"):
+        model(**{**batch, "regions": torch.zeros(1, 4, 13)})
+    with pytest.raises(ValueError, match="positions"):
+        model(input_ids=torch.ones(1, 513, dtype=torch.long))
+    with pytest.raises(ValueError, match="multiple"):
+        UniterConfig(hidden_size=30, num_attention_heads=4)
+    with pytest.raises(ValueError, match="tiny"):
+        UniterConfig.of_size("huge")
+
+
+def test_heads_and_trunk_load_into_each_other(tmp_path):
+    torch.manual_seed(1)
+    pretrained = UniterForPreTraining(tiny())
+    pretrained.save_pretrained(tmp_path / "pretrained")
+    trunk, report = UniterModel.from_pretrained(tmp_path / "pretrained", output_loading_info=True)
+    assert report["missing_keys"] == set() and "itm_output.weight" in report["unexpected_keys"]
+    trunk.save_pretrained(tmp_path / "trunk")
+    grounding = UniterForGrounding.from_pretrained(tmp_path / "trunk")
+    for name, value in pretrained.uniter.state_dict().items():
+        assert torch.equal(grounding.uniter.state_dict()[name], value), name
+
+    matching = UniterForMatching.from_pretrained(tmp_path / "pretrained")
+    assert torch.equal(matching.rank_output.weight[0], pretrained.itm_output.weight[1])
+    torch.nn.init.ones_(matching.rank_output.weight)
+    matching.save_pretrained(tmp_path / "matching")  # a trained rank head is kept, not seeded again
+    assert UniterForMatching.from_pretrained(tmp_path / "matching").rank_output.weight.eq(1).all()
+
+
+def test_auto_classes_know_uniter(tmp_path):
+    from transformers import AutoConfig, AutoModel
+
+    UniterModel(tiny()).save_pretrained(tmp_path)
+    assert isinstance(AutoModel.from_pretrained(tmp_path), UniterModel)
+    assert AutoConfig.from_pretrained(tmp_path).region_feature_size == 12
+
+
+def test_a_checkpoint_that_does_not_match_is_an_error(tmp_path):
+    from transformers import BertConfig, BertModel
+
+    BertModel(BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=9)).save_pretrained(
+        tmp_path / "b"
+    )
+    with pytest.raises(ValueError, match="trunk tensors"):
+        UniterModel.from_pretrained(tmp_path / "b")
+    UniterModel(tiny()).save_pretrained(tmp_path / "u")
+    with pytest.raises(ValueError, match="shape"):
+        UniterModel.from_pretrained(tmp_path / "u", config=tiny(hidden_size=64))
+
+
+def test_losses_of_the_heads():
+    torch.manual_seed(0)
+    batch = collate(rows([5, 7], [4, 6]))
+    answers = UniterForAnswers(tiny(num_labels=3)).eval()
+    labels = torch.tensor([[1.0, 0, 0], [0, 0.3, 0]])
+    out = answers(**batch, labels=labels)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(out.logits, labels) * 3
+    torch.testing.assert_close(out.loss, expected)
+
+    grounding = UniterForGrounding(tiny(grounding_layers=2)).eval()
+    out = grounding(**batch, labels=torch.tensor([2, -1]))
+    assert out.logits[0, 4:].eq(-1e4).all()
+    torch.testing.assert_close(out.loss, -out.logits[0].log_softmax(0)[2])  # a sum, and -1 does not count
+
+    matching = UniterForMatching(tiny()).eval()
+    out = matching(**batch, labels=torch.tensor([-1, 0]))
+    score = out.logits.sigmoid()
+    torch.testing.assert_close(out.loss, (0.2 + score[1] - score[0]).clamp(min=0))

@@ -1,0 +1,110 @@
+import logging
+
+import numpy as np
+import pytest
+
+from uniter.processing_uniter import Pair, UniterProcessor, Vocabulary
+from uniter.regions import Regions
+
+TEXTS = ["a red circle left of the blue star", "Two small cups!", "the house is not green"]
+
+
+@pytest.fixture
+def processor():
+    return UniterProcessor(Vocabulary.train(TEXTS, 90), max_text=12)
+
+
+def regions(count, features=5, classes=4, seed=0):
+    generator = np.random.default_rng(seed)
+    corners = generator.uniform(0, 40, (count, 2))
+    boxes = np.concatenate([corners, corners + 10], 1).astype(np.float32)
+    return Regions(
+        generator.normal(size=(count, features)).astype(np.float16),
+        boxes,
+        100,
+        50,
+        np.full((count, classes), 1 / classes),
+    )
+
+
+def test_locations_are_the_seven_numbers():
+    one = Regions(np.zeros((1, 2)), np.array([[10, 5, 60, 30]], dtype=np.float32), 100, 50)
+    np.testing.assert_allclose(one.fractions(), [[0.1, 0.1, 0.6, 0.6, 0.5, 0.5, 0.25]], rtol=1e-6)
+
+
+def test_batch_has_the_documented_keys_shapes_and_types(processor):
+    encoded = [
+        processor.encode(Pair(text, regions(n)), with_class_probs=True)
+        for text, n in zip(TEXTS, (3, 6, 1), strict=True)
+    ]
+    batch = processor.collate(encoded)
+    longest = max(len(row.input_ids) for row in encoded)
+    assert {key: tuple(value.shape) for key, value in batch.items()} == {
+        "input_ids": (3, longest), "text_mask": (3, longest), "text_types": (3, longest),
+        "regions": (3, 6, 5), "locations": (3, 6, 7), "region_mask": (3, 6), "region_types": (3, 6), "class_probs": (3, 6, 4),
+    }  # fmt: skip
+    assert batch["region_mask"].sum(1).tolist() == [3, 6, 1]
+    assert (batch["input_ids"][:, 0] == processor.vocabulary.cls).all()
+    last = batch["text_mask"].sum(1) - 1
+    assert (batch["input_ids"][np.arange(3), last] == processor.vocabulary.sep).all()
+    assert "class_probs" not in processor(TEXTS, [regions(2)] * 3)
+
+
+def test_case_is_kept(processor):
+    assert processor.pieces("Two") != processor.pieces("two")
+
+
+def test_a_long_text_is_cut_with_sep_kept_and_said_once(processor, caplog):
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            encoded = processor.encode(Pair("red " * 10_000, regions(2)))
+    assert len(encoded.input_ids) == 14 and encoded.input_ids[-1] == processor.vocabulary.sep
+    assert len([record for record in caplog.records if "cut to 12" in record.message]) == 1
+
+
+@pytest.mark.parametrize("text", ["", "   ", "\t\n", None, 3])
+def test_a_text_without_words_is_an_error(processor, text):
+    with pytest.raises(ValueError, match="at least one word"):
+        processor.encode(Pair(text, regions(2)))
+
+
+def test_unlike_rows_are_an_error(processor):
+    with pytest.raises(ValueError, match="feature sizes"):
+        processor(TEXTS[:2], [regions(2), regions(2, features=6)])
+    with pytest.raises(ValueError, match="2 texts for 1 images"):
+        processor(TEXTS[:2], [regions(2)])
+    with pytest.raises(ValueError, match="class probabilities"):
+        processor.encode(Pair("red", Regions(np.zeros((1, 5)), np.ones((1, 4)), 2, 2)), with_class_probs=True)
+
+
+def test_regions_refuse_what_cannot_be_right():
+    boxes = np.ones((2, 4), dtype=np.float32)
+    for features, message in [
+        (np.zeros((3, 5)), "boxes"),
+        (np.full((2, 5), np.nan), "NaN"),
+        (np.zeros((0, 5)), "boxes"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            Regions(features, boxes, 10, 10)
+    with pytest.raises(ValueError, match="at least one region"):
+        Regions(np.zeros((0, 5)), np.zeros((0, 4)), 10, 10)
+
+
+def test_folder_round_trip(processor, tmp_path, monkeypatch):
+    processor.save_pretrained(tmp_path / "a")
+    again = UniterProcessor.from_pretrained(tmp_path / "a")
+    assert again.vocabulary == processor.vocabulary and again.max_text == 12
+    assert [again.pieces(text) for text in TEXTS] == [processor.pieces(text) for text in TEXTS]
+    (tmp_path / "empty").mkdir()
+    monkeypatch.delenv("UNITER_VOCAB", raising=False)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    with pytest.raises(ValueError, match="UNITER_VOCAB"):
+        UniterProcessor.from_pretrained(tmp_path / "empty")
+    monkeypatch.setenv("UNITER_VOCAB", str(tmp_path / "a" / "vocab.txt"))
+    assert UniterProcessor.from_pretrained(tmp_path / "empty").vocabulary == processor.vocabulary
+
+
+def test_a_file_that_is_no_vocabulary_is_an_error(tmp_path):
+    (tmp_path / "vocab.txt").write_text("a\nb\n")
+    with pytest.raises(ValueError, match=r"\[PAD\]"):
+        UniterProcessor.from_pretrained(tmp_path)
