@@ -1,6 +1,6 @@
 """Recipes: the settings of a run as checked models, read from strict YAML with `key=value` overrides.
 
-A recipe file holds only what differs from the defaults below. A name nobody knows is an error that names the nearest one.
+A recipe file holds only what differs from the defaults below. An unknown name is an error that names the nearest one.
 """
 
 import difflib
@@ -34,14 +34,16 @@ class Training(Settings):
     tokens: int = Field(
         5120,
         ge=1,
-        description="Budget of a micro-batch in tokens: examples times the longest of them, text and regions, padding included.",
+        description="Budget of a micro-batch: examples times tokens of the longest (text and regions).",
     )
-    max_examples: int | None = Field(None, ge=1, description="Most examples in a micro-batch; null: the budget alone decides.")
+    max_examples: int | None = Field(
+        None, ge=1, description="Most examples in a micro-batch; null: the budget alone decides."
+    )
     accumulate: int = Field(1, ge=1, description="Micro-batches per update; the loss is their mean.")
     batching: Literal["filled", "published"] = Field(
         "filled",
-        description="filled: batches fill the budget; published: the published sampler, whose batches are sized by the longest "
-        "example of their window (about 43% of the budget).",
+        description="filled: batches fill the budget; published: the published sampler, which sizes batches by the "
+        "longest example of their window and so fills about 40% of it.",
     )
     window: int = Field(8192, ge=1, description="Examples sorted by length together before batches are cut.")
     learning_rate: float = Field(5e-5, gt=0, description="Highest learning rate, reached at the end of the warm-up.")
@@ -62,13 +64,17 @@ class Training(Settings):
     weight_decay: Weight = Field(0.01, description="Weight decay per update, times the learning rate.")
     clip: float | None = Field(2.0, gt=0, description="Largest global norm of the gradient; null: not clipped.")
     dropout: Share | None = Field(None, description="Overrides the rate of every dropout layer; null: the model's own.")
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: autocast; weights stay float32.")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="bfloat16: autocast; weights stay float32."
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one.")
     threads: int | None = Field(None, ge=1, description="Threads of PyTorch on the CPU; null: PyTorch's choice.")
     validate_every: int = Field(500, ge=1, description="Updates between validations; there is always one at the end.")
     save_every: int = Field(500, ge=1, description="Updates between checkpoints; there is always one at the end.")
     keep: int = Field(2, ge=1, description="Checkpoints kept; the best model has a folder of its own.")
-    patience: int | None = Field(None, ge=1, description="Stop after so many validations without a better one; null: never.")
+    patience: int | None = Field(
+        None, ge=1, description="Stop after so many validations without a better one; null: never."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -81,7 +87,9 @@ class Training(Settings):
 class ModelSettings(Settings):
     """Which model, and where its weights come from."""
 
-    size: Literal["tiny", "small", "base", "large"] = Field("base", description="Named size; used where `from` is null.")
+    size: Literal["tiny", "small", "base", "large"] = Field(
+        "base", description="Named size; used where `from` is null."
+    )
     from_: FilePath | None = Field(
         None, alias="from", description="Folder or file of weights to start from; null: a fresh model."
     )
@@ -107,7 +115,8 @@ class Objectives(Settings):
     mrckl: Weight = Field(1, description="Weight of masked-region class distributions (KL).")
     mrc: Weight = Field(0, description="Weight of masked-region classes (hard).")
     masking: Literal["conditional", "joint"] = Field(
-        "conditional", description="conditional: words or regions are masked, never both; joint: both at once (ablation)."
+        "conditional",
+        description="conditional: words or regions are masked, never both; joint: both at once (ablation).",
     )
     mask_probability: Share = Field(0.15, description="Chance of a piece or a region to be masked.")
     itm_negative_probability: Share = Field(0.5, description="Chance of a pair to be made a mismatch.")
@@ -115,7 +124,9 @@ class Objectives(Settings):
         "image", description="What a mismatch replaces; image: as published; either: image or text at even odds."
     )
     transport_weight: Weight = Field(0.1, description="Weight of word-region alignment in matching; 0: off.")
-    transport_include_special: bool = Field(True, description="Whether CLS and SEP take part in the alignment (published: yes).")
+    transport_include_special: bool = Field(
+        True, description="Whether CLS and SEP take part in the alignment (published: yes)."
+    )
 
     @model_validator(mode="after")
     def _something_to_do(self) -> "Objectives":
@@ -156,7 +167,7 @@ Recipe = PretrainRecipe | FinetuneRecipe
 KINDS: dict[str, type[PretrainRecipe] | type[FinetuneRecipe]] = {"pretrain": PretrainRecipe, "finetune": FinetuneRecipe}
 
 
-# Reading ---------------------------------------------------------------------------------------------------------------
+# Reading ----------------------------------------------------------------------------------------------
 
 
 def load_recipe(path_or_name: str | Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -164,7 +175,7 @@ def load_recipe(path_or_name: str | Path, overrides: Iterable[str] = ()) -> Reci
 
     Args:
         path_or_name: a file, or a name out of `shipped_recipes()` (without .yaml).
-        overrides: settings to change, as `train.steps=10`; values are read as YAML, `sources.0.split=val` reaches into lists.
+        overrides: settings to change, as `train.steps=10`; values are YAML, `sources.0.split=val` reaches into lists.
 
     Raises:
         FileNotFoundError: there is neither such a file nor such a recipe; the message names near ones.
@@ -184,7 +195,9 @@ def parse_recipe(text: str, overrides: Iterable[str] = (), name: str = "recipe")
         overridden[_override(values, override)] = override
     kind = values.get("kind")
     if kind not in KINDS:
-        raise ValueError(f"{name}: kind: {'missing' if kind is None else f'unknown kind {kind!r}'}; one of {', '.join(KINDS)}")
+        raise ValueError(
+            f"{name}: kind: {'missing' if kind is None else f'unknown kind {kind!r}'}; one of {', '.join(KINDS)}"
+        )
     try:
         return KINDS[kind].model_validate(values)
     except ValidationError as error:
@@ -213,7 +226,7 @@ def read_yaml(text: str, name: str = "YAML") -> Any:
         ValueError: malformed; the message names `name` and the line.
     """
     try:
-        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, Loader=_StrictLoader)
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ValueError(f"{name}{line}: {error.problem}") from None
@@ -282,7 +295,7 @@ def _override(values: dict, override: str) -> str:
     return key
 
 
-# Errors a person can act on --------------------------------------------------------------------------------------------
+# Errors a person can act on ---------------------------------------------------------------------------
 
 
 def _explain(recipe: type[Settings], detail: Any, name: str, overridden: dict[str, str]) -> str:

@@ -23,11 +23,11 @@ def training_batches(
 ) -> list[np.ndarray]:
     """The batches of one epoch, in the order they are used; a pure function of its arguments.
 
-    The examples are shuffled and cut into windows; each window is sorted by length and cut into batches of as many examples
-    as fit the budget; the batches are shuffled. In mode "filled" every example comes exactly once an epoch: what is left of
-    a window joins the next, and only the last of an epoch may be a small batch, which is kept. Mode "published" is the
-    published sampler: sizes are multiples of 8 set by the longest example of the window (its running maximum is never reset),
-    and what is left of a window is dropped.
+    The examples are shuffled and cut into windows; each window is sorted by length and cut into batches of as many
+    examples as fit the budget; the batches are shuffled. In mode "filled" every example comes exactly once an epoch:
+    what is left of a window joins the next; only the last of an epoch may be a small batch, and it is kept. Mode
+    "published" is the published sampler: sizes are multiples of 8 set by the longest example of the window (its running
+    maximum is never reset), and what is left of a window is dropped.
 
     Args:
         lengths: (examples,) tokens of each example.
@@ -111,7 +111,9 @@ def _filled(order: np.ndarray, lengths: np.ndarray, tokens: int, window: int, mo
         last_window = start + window >= len(order)
         at = 0
         while at < len(bucket):
-            size = min(most, tokens // max(1, int(lengths[bucket[at]])))  # sorted: the first is the longest of its batch
+            size = min(
+                most, tokens // max(1, int(lengths[bucket[at]]))
+            )  # sorted: the first is the longest of its batch
             if at + size > len(bucket) and not last_window:
                 break
             batches.append(bucket[at : at + size])
@@ -127,7 +129,7 @@ def _published(order: np.ndarray, lengths: np.ndarray, tokens: int, window: int,
         bucket = bucket[np.argsort(-lengths[bucket], kind="stable")]
         size = tokens // (PUBLISHED_GROUP * max(1, int(lengths[bucket[0]]))) * PUBLISHED_GROUP
         size = max(PUBLISHED_GROUP, min(size, most // PUBLISHED_GROUP * PUBLISHED_GROUP))
-        # A batch is closed by the group that would overflow it, so a last batch that is merely full stays open: dropped.
+        # A batch is closed by the group that would overflow it; a last batch that is merely full stays open: dropped.
         groups = -(-len(bucket) // PUBLISHED_GROUP)
         closed = (groups - 1) * PUBLISHED_GROUP // size
         batches += [bucket[i * size : (i + 1) * size] for i in range(closed)]

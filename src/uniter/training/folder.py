@@ -31,14 +31,16 @@ class RunFolder:
         resume: whether a run that is there already may go on.
 
     Raises:
-        ValueError: the folder holds something else, or a run with other settings; the message names the first that differs.
+        ValueError: the folder holds something else, or a run with other settings; the message names the first.
     """
 
     def __init__(self, path: str | Path, config: Mapping[str, Any] | str, resume: bool = True) -> None:
         self.path = Path(path)
         self.checkpoints, self.best, self.last = self.path / "checkpoints", self.path / "best", self.path / "last"
         self._metrics, self._config = self.path / "metrics.jsonl", self.path / "config.yaml"
-        text = config if isinstance(config, str) else yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
+        text = (
+            config if isinstance(config, str) else yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
+        )
         self._claim(text, resume)
         self._log_environment()
         self._file: Any = None
@@ -126,7 +128,9 @@ def environment() -> dict[str, Any]:
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    gpus = (
+        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    )
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": versions,

@@ -37,7 +37,7 @@ class Job(Protocol):
         ...
 
     def validate(self) -> dict[str, float]:
-        """The model's numbers on held-out examples; called in eval mode without gradients. Empty: nothing to validate on."""
+        """The model's numbers on held-out examples, in eval mode without gradients; empty: there are none."""
         ...
 
     def save(self, folder: Path) -> None:

@@ -7,9 +7,9 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
-from itertools import groupby
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from .order import MicroBatch, Stream, plan
 from .saving import load_checkpoint, save_checkpoint, write_folder
 
 PREPARED_AHEAD = 4  # micro-batches held ready
+
+Prepared = tuple[MicroBatch, dict[str, Any]]
 
 
 @dataclass
@@ -75,23 +77,23 @@ def train(
 ) -> Result:
     """Train a job to the end, from where its folder says it stands.
 
-    Nothing random depends on what was done before, so a resumed run goes on as the uninterrupted one would have, to the bit.
-    The gradient of an update is the mean over its micro-batches (published behaviour: their sum; with Adam only clipping
-    and eps tell the difference), then clipped by its global norm. The first Ctrl-C or SIGTERM ends the run after the update in
-    progress, with a checkpoint; the second one ends it at once.
+    Nothing random depends on what was done before, so a resumed run equals an uninterrupted one to the bit.
+    The gradient of an update is the mean over its micro-batches (published behaviour: their sum; with Adam only
+    clipping and eps tell the difference), then clipped by its global norm. The first Ctrl-C or SIGTERM ends the run after the
+    update in progress, with a checkpoint; the second one ends it at once.
 
     Args:
         job: what to train; its model is trained in place.
         training: how.
-        out: folder of the run: new, empty, or holding the same run, which is resumed. A finished run is returned as it is,
-            without touching `job.model`.
+        out: folder of the run: new, empty, or holding the same run, which is resumed. A finished run is returned as it
+            is, without touching `job.model`.
         config: settings of the whole run, written to config.yaml and compared on resuming; None: `training` alone.
         resume: False refuses a folder that holds a run.
         progress: whether to show a progress line.
 
     Raises:
-        ValueError: the folder holds something else or a run with other settings; an example exceeds the token budget; the
-            job's monitor is not among the numbers of its validation.
+        ValueError: the folder holds something else or a run with other settings; an example exceeds the token budget;
+            the job's monitor is not among the numbers of its validation.
         FloatingPointError: the loss or the gradient is not finite; incident.json in the folder says where.
     """
     folder = RunFolder(out, {"train": training.model_dump(mode="json")} if config is None else config, resume)
@@ -101,14 +103,18 @@ def train(
     optimizer = build_optimizer(job.model, training)
     streams = {name: Stream(name, job.lengths(name), training) for name, weight in job.mixture.items() if weight}
     state = _resume(folder, job.model, optimizer)
-    updates = _updates(plan(streams, job.mixture, training, state.step + 1))
+    planned = plan(streams, job.mixture, training, state.step + 1)
     done = _is_done(state, training)
-    with _interruptible() as interrupted, _prepared(job, updates, device) as prepared, _line(state, training, progress) as line:
+    with (
+        closing(folder),
+        _interruptible() as interrupted,
+        _prepared(job, planned, device) as prepared,
+        _line(state, training, progress) as line,
+    ):
         job.model.train()
         while not done and not interrupted.is_set():
             began = time.perf_counter()
-            micro_batches = next(prepared)
-            numbers = _update(job, optimizer, training, folder, micro_batches, streams, device)
+            numbers = _update(job, optimizer, training, folder, islice(prepared, training.accumulate), streams, device)
             state.step += 1
             folder.write_log({**numbers, "seconds": round(time.perf_counter() - began, 4)})
             line.show(numbers)
@@ -116,8 +122,9 @@ def train(
                 _validate(job, state, folder)
             done = _is_done(state, training)
             if done or interrupted.is_set() or state.step % training.save_every == 0:
-                save_checkpoint(folder.checkpoints, state.step, job.model, optimizer, {"progress": asdict(state)}, training.keep)
-    folder.close()
+                save_checkpoint(
+                    folder.checkpoints, state.step, job.model, optimizer, {"progress": asdict(state)}, training.keep
+                )
     result = {"steps": state.step, "best": state.best, "best_step": state.best_step, "history": state.history}
     if done:
         write_folder(folder.last, job.save)
@@ -131,39 +138,41 @@ def _update(
     optimizer: torch.optim.Optimizer,
     training: Training,
     folder: RunFolder,
-    batches: "list[tuple[MicroBatch, dict[str, Any]]]",
+    batches: Iterable[Prepared],
     streams: Mapping[str, Stream],
     device: torch.device,
 ) -> dict[str, Any]:
     """One update: forward and backward over its micro-batches, clip, step. Returns the log's numbers."""
     optimizer.zero_grad(set_to_none=True)
+    micros: list[MicroBatch] = []
     losses: list[Tensor] = []
     extras: list[Mapping[str, Any]] = []
     for micro, batch in batches:
         torch.manual_seed(draws.number(training.seed, "dropout", micro.update, micro.micro))
         with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bfloat16"):
             loss, extra = job.loss(micro.stream, _to_device(batch, device))
-        (loss / len(batches)).backward()
+        (loss / training.accumulate).backward()
+        micros.append(micro)
         losses.append(loss.detach().float())
         extras.append(extra)
     norm = _clip(optimizer, training.clip)
-    *values, norm_value = torch.stack([*losses, norm.float().to(losses[0].device)]).tolist()  # one wait for the device
-    first = batches[0][0]
+    *values, norm_value = torch.stack([*losses, norm.float()]).tolist()  # one wait for the device
     if not all(map(math.isfinite, [*values, norm_value])):
-        _stop(folder, [micro for micro, _ in batches], values, norm_value)
-    rate = learning_rate(first.update, training)
+        _stop(folder, micros, values, norm_value)
+    update, stream = micros[0].update, micros[0].stream
+    rate = learning_rate(update, training)
     set_learning_rate(optimizer, rate)
     optimizer.step()
-    tokens = sum(int(streams[first.stream].lengths[micro.indices].sum()) for micro, _ in batches)
+    tokens = sum(int(streams[stream].lengths[micro.indices].sum()) for micro in micros)
     return {
-        "step": first.update,
-        "stream": first.stream,
+        "step": update,
+        "stream": stream,
         "loss": sum(values) / len(values),
         "lr": rate,
         "grad_norm": norm_value,
         "tokens": tokens,
-        "examples": sum(len(micro.indices) for micro, _ in batches),
-        "fill": round(tokens / (training.tokens * len(batches)), 4),
+        "examples": sum(len(micro.indices) for micro in micros),
+        "fill": round(tokens / (training.tokens * len(micros)), 4),
         **_means(extras),
     }
 
@@ -251,45 +260,35 @@ def _stop(folder: RunFolder, micros: list[MicroBatch], losses: list[float], norm
     path = folder.write_incident(incident)
     few = ", ".join(map(str, indices[:8])) + (", ..." if len(indices) > 8 else "")
     raise FloatingPointError(
-        f"the {what} is not finite at step {first.update}, stream {first.stream}, among examples {few}; all are in {path}. "
-        "Look at those examples, lower train.learning_rate, or lower train.clip"
+        f"the {what} is not finite at step {first.update}, stream {first.stream}, among examples {few} "
+        f"(all are in {path}); look at those examples, lower train.learning_rate, or lower train.clip"
     )
 
 
-# Preparing batches ahead -----------------------------------------------------------------------------------------------
-
-
-def _updates(micro_batches: Iterable[MicroBatch]) -> Iterator[list[MicroBatch]]:
-    """The micro-batches update by update."""
-    for _, group in groupby(micro_batches, key=lambda micro: micro.update):
-        yield list(group)
+# Preparing batches ahead ------------------------------------------------------------------------------
 
 
 @contextmanager
-def _prepared(
-    job: Job, updates: Iterator[list[MicroBatch]], device: torch.device
-) -> Iterator[Iterator[list[tuple[MicroBatch, dict[str, Any]]]]]:
-    """The updates with their batches, which one thread makes ahead of their use."""
+def _prepared(job: Job, planned: Iterable[MicroBatch], device: torch.device) -> Iterator[Iterator[Prepared]]:
+    """The planned micro-batches with their tensors, which one thread makes ahead of their use."""
+    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prepare")
 
     def prepare(micro: MicroBatch) -> dict[str, Any]:
         batch = job.prepare(micro.stream, micro.indices, micro.epoch)
         return _pinned(batch) if device.type == "cuda" else batch
 
-    def ready(pool: ThreadPoolExecutor) -> Iterator[list[tuple[MicroBatch, dict[str, Any]]]]:
-        waiting: deque[list[tuple[MicroBatch, Future]]] = deque()
-        more = True
-        while more or waiting:
-            while more and sum(map(len, waiting)) < PREPARED_AHEAD or more and not waiting:
-                update = next(updates, None)
-                more = update is not None
-                if update is not None:
-                    waiting.append([(micro, pool.submit(prepare, micro)) for micro in update])
-            if waiting:
-                yield [(micro, future.result()) for micro, future in waiting.popleft()]
+    def ready() -> Iterator[Prepared]:
+        waiting: deque[tuple[MicroBatch, Future]] = deque()
+        for micro in planned:
+            waiting.append((micro, pool.submit(prepare, micro)))
+            if len(waiting) > PREPARED_AHEAD:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        for first, future in waiting:
+            yield first, future.result()
 
-    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prepare")
     try:
-        yield ready(pool)
+        yield ready()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -311,7 +310,7 @@ def _to_device(value: Any, device: torch.device) -> Any:
     return [_to_device(inner, device) for inner in value] if isinstance(value, list | tuple) else value
 
 
-# Interrupts and the progress line --------------------------------------------------------------------------------------
+# Interrupts and the progress line ---------------------------------------------------------------------
 
 
 @contextmanager

@@ -17,8 +17,9 @@ class AdamW(torch.optim.Optimizer):
     """Adam with the decay after the step: the form UNITER was trained with (early Hugging Face).
 
     It differs from `torch.optim.AdamW` in two places: eps is added to the root of the second moment before the bias
-    correction, and the decay p -= lr * weight_decay * p acts on the parameter that the Adam step has just moved. State exists
-    from the start, so that a parameter first used late resumes to the bit. Parameters without a gradient are left alone.
+    correction, and the decay p -= lr * weight_decay * p acts on the parameter that the Adam step has just moved.
+    State exists from the start, so that a parameter first used late resumes to the bit. Parameters without a gradient
+    are left alone.
 
     Args:
         params: parameters or groups of them, as for any PyTorch optimiser.
@@ -44,7 +45,7 @@ class AdamW(torch.optim.Optimizer):
         """Move every parameter that has a gradient."""
         assert closure is None, "closures are not supported"
         for group in self.param_groups:
-            alike: dict[tuple, list[nn.Parameter]] = {}  # the fused operations want one step count, device and type
+            alike: dict[tuple, list[Tensor]] = {}  # the fused operations want one step count, device and type
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     state = self.state[parameter]
@@ -54,9 +55,9 @@ class AdamW(torch.optim.Optimizer):
             for (count, _, _), parameters in alike.items():
                 self._move(parameters, int(count), group)
 
-    def _move(self, parameters: list[nn.Parameter], count: int, group: dict[str, Any]) -> None:
+    def _move(self, parameters: list[Tensor], count: int, group: dict[str, Any]) -> None:
         first_decay, second_decay = group["betas"]
-        gradients = [parameter.grad for parameter in parameters]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         first = [self.state[parameter]["exp_avg"] for parameter in parameters]
         second = [self.state[parameter]["exp_avg_sq"] for parameter in parameters]
         torch._foreach_mul_(first, first_decay)
@@ -84,7 +85,7 @@ def give_state(optimizer: torch.optim.Optimizer, moments: Iterable[str]) -> None
 def is_decayed(name: str) -> bool:
     """Whether a parameter is decayed, by the published test on its name.
 
-    The test is literal, so LayerNorm gains under other names (img_layer_norm, pos_layer_norm, those inside heads) ARE decayed.
+    The test is literal, so LayerNorm gains under other names (img_layer_norm, pos_layer_norm, in heads) ARE decayed.
     """
     return not any(part in name for part in UNDECAYED)
 
@@ -95,7 +96,10 @@ def is_head(name: str) -> bool:
 
 
 def parameter_groups(model: nn.Module, training: Training) -> list[dict[str, Any]]:
-    """Up to four groups, head first: each decayed and not; `factor` multiplies the learning rate. Frozen ones are left out."""
+    """Up to four groups, head first, each decayed and not; frozen parameters are in none.
+
+    `factor` of a group multiplies its learning rate. Raises a ValueError if nothing is left to train.
+    """
     groups = []
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     for head in (True, False):
@@ -111,7 +115,7 @@ def parameter_groups(model: nn.Module, training: Training) -> list[dict[str, Any
 
 
 def build_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
-    """The optimiser that the settings name, over `parameter_groups`; adam and adamax put the decay into the gradient."""
+    """The optimiser the settings name, over `parameter_groups`; adam and adamax put the decay into the gradient."""
     groups, lr = parameter_groups(model, training), training.learning_rate
     if training.optimizer == "adamw":
         return AdamW(groups, lr=lr, betas=training.betas, eps=training.eps)
@@ -127,8 +131,8 @@ def build_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimiz
 def learning_rate(update: int, training: Training) -> float:
     """Learning rate of an update (from 1).
 
-    Published: base * t / warmup while t < warmup, then base * (T - t) / (T - warmup); 1e-8 where that gives 0 or less, hence
-    at the last update. "constant" and "cosine" replace the second part.
+    Published: base * t / warmup while t < warmup, then base * (T - t) / (T - warmup); 1e-8 where that gives 0 or less,
+    hence at the last update. "constant" and "cosine" replace the second part.
     """
     warmup, steps = training.warmup, training.steps
     if update < warmup:

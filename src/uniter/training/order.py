@@ -52,7 +52,9 @@ class Stream:
     def __init__(self, name: str, lengths: np.ndarray, training: Training) -> None:
         self.name, self.lengths, self.training = name, np.asarray(lengths, dtype=np.int64), training
         self._ends: list[int] = []  # batches up to and with each epoch
-        self._epoch, self._batches = -1, []
+        self._epoch: int = -1
+        self._batches: list[np.ndarray] = []
+        self._batches_of(0)  # what does not fit should fail now, not when the stream is first drawn
 
     def batch(self, position: int) -> tuple[int, np.ndarray]:
         """Epoch (from 0) and example indices of the stream's batch number `position` (from 0)."""
@@ -80,8 +82,8 @@ class Stream:
                 raise ValueError(f"stream {self.name}: {error}") from None
             if not self._batches:
                 raise ValueError(
-                    f"stream {self.name}: its {len(self.lengths)} examples make no batch; give it more, give it weight 0, "
-                    "or use batching: filled, which drops none"
+                    f"stream {self.name}: its {len(self.lengths)} examples make no batch; give it more, "
+                    "give it weight 0, or use batching: filled, which drops none"
                 )
             self._epoch = epoch
         return self._batches
@@ -98,7 +100,9 @@ class MicroBatch:
     indices: np.ndarray
 
 
-def plan(streams: Mapping[str, Stream], mixture: Mapping[str, float], training: Training, first: int) -> Iterator[MicroBatch]:
+def plan(
+    streams: Mapping[str, Stream], mixture: Mapping[str, float], training: Training, first: int
+) -> Iterator[MicroBatch]:
     """The micro-batches of the updates first..training.steps, in order."""
     uses = uses_before(training.seed, mixture, first)
     names = list(mixture)

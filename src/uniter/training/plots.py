@@ -1,6 +1,6 @@
 """Pictures of a run: loss of each stream, validation numbers, learning rate."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ def draw_plots(log: Sequence[dict[str, Any]], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if updates:
         streams = sorted({line["stream"] for line in updates})
-        losses = {name: [(line["step"], line["loss"]) for line in updates if line["stream"] == name] for name in streams}
+        losses = {
+            name: [(line["step"], line["loss"]) for line in updates if line["stream"] == name] for name in streams
+        }
         _draw(folder / "loss.png", "loss (running mean)", {name: _smooth(points) for name, points in losses.items()})
         rates = [(line["step"], line["lr"]) for line in updates]
         _draw(folder / "learning_rate.png", "learning rate", {"learning rate": rates})
@@ -34,7 +36,7 @@ def _smooth(points: Sequence[tuple[int, float]], memory: float = 0.95) -> list[t
     return smoothed
 
 
-def _draw(path: Path, title: str, curves: dict[str, Iterable[tuple[int, float]]], marker: str | None = None) -> None:
+def _draw(path: Path, title: str, curves: Mapping[str, Sequence[tuple[int, float]]], marker: str | None = None) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second, and only a run that draws needs it
     from matplotlib.figure import Figure
 

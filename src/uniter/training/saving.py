@@ -126,7 +126,9 @@ def _restore_model(model: nn.Module, tensors: dict[str, Tensor], place: Path) ->
     own = dict(_unique(model.state_dict()))
     wrong = sorted(own.keys() ^ tensors.keys()) or [n for n in own if own[n].shape != tensors[n].shape]
     if wrong:
-        raise ValueError(f"checkpoint {place} is of another model: {', '.join(wrong[:3])} differ; choose another folder")
+        raise ValueError(
+            f"checkpoint {place} is of another model: {', '.join(wrong[:3])} differ; choose another folder"
+        )
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
@@ -137,13 +139,15 @@ def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> di
 
 
 def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     for parameter, state in optimizer.state.items():
         for moment, tensor in state.items():
             yield f"{moment}/{names[parameter]}", tensor
 
 
-def _restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, moments: dict[str, Tensor], place: Path) -> None:
+def _restore_optimizer(
+    model: nn.Module, optimizer: torch.optim.Optimizer, moments: dict[str, Tensor], place: Path
+) -> None:
     own = dict(_moments(model, optimizer))
     if own.keys() != moments.keys():
         raise ValueError(f"checkpoint {place} is of another optimiser or model; choose another folder")
