@@ -61,7 +61,7 @@ def extract(
     """Find the regions of every picture in a folder and keep them in a store.
 
     Run again after a kill, it does what is missing, and the store comes out as if it had not been killed. An image's
-    name is its path below the folder, with `/`; images are taken in the order of their names; hidden files are left out.
+    name is its path below the folder, with `/`, and names are taken in order. Hidden files are left out.
 
     Args:
         source: a folder, searched with all folders in it, or a list of files.
