@@ -1,0 +1,264 @@
+"""A folder of the embedded world in the benchmarks' own layouts, for the tasks to read as they read public files."""
+
+import json
+import os
+import pickle
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from uniter import draws
+from uniter.scenes.draw import draw
+from uniter.scenes.language import ANSWERS, Question, captions, questions, referring
+from uniter.scenes.words import VALUES
+from uniter.scenes.world import SHAPES, SPLITS, Scene, make_scene
+
+FORMAT = 1
+"""Counts up when a folder made by another version of this file could not be continued."""
+
+CAPTIONS, QUESTIONS, REFERENCES = 5, 8, 4
+"""Of each picture, how many captions, questions and referring expressions there are (at most)."""
+
+_ROOM = 16
+"""Ids of sentences, questions, things and references are the image's id times this, and a number."""
+
+
+def make(
+    out: str | Path, pictures: Mapping[str, int], seed: int = 0, workers: int = 1, progress: bool = True
+) -> dict[str, Any]:
+    """Write pictures, captions, questions, referring expressions and the truth; goes on where it was interrupted.
+
+    Args:
+        out: the folder; a `scenes.json` in it says how it was made and whether it is complete.
+        pictures: how many pictures of each split, {"train": 1000, "val": 100, ...}.
+        seed: the world's seed.
+        workers: processes that draw.
+        progress: show a bar.
+
+    Returns:
+        What is in `scenes.json`: the settings, the numbers of what was written, `"done": true`.
+
+    Raises:
+        ValueError: an unknown split, a negative number, or a folder that was made with other settings.
+    """
+    out = Path(out)
+    settings = {"format": FORMAT, "seed": int(seed), "pictures": _checked(pictures)}
+    manifest = _open(out, settings)
+    if manifest.get("done"):
+        return manifest
+    (out / "images").mkdir(parents=True, exist_ok=True)
+    wanted = [(split, index) for split, number in settings["pictures"].items() for index in range(number)]
+    scenes = [make_scene(seed, split, index) for split, index in wanted]
+    missing = [scene for scene in scenes if not (out / "images" / scene.file_name).exists()]
+    _draw_all(out / "images", missing, workers, progress)
+    numbers = {"pictures": len(scenes), "things": sum(len(scene.things) for scene in scenes)}
+    numbers["captions"] = _write_captions(out, scenes, seed)
+    numbers["questions"] = sum(_write_questions(out, split, scenes, seed) for split in settings["pictures"])
+    numbers["references"] = _write_references(out, scenes, seed)
+    _write(out / "truth.jsonl", "".join(json.dumps(asdict(scene)) + "\n" for scene in scenes).encode())
+    manifest = settings | {"numbers": numbers, "done": True}
+    _write_json(out / "scenes.json", manifest, indent=1)
+    return manifest
+
+
+def _checked(pictures: Mapping[str, int]) -> dict[str, int]:
+    for split, number in pictures.items():
+        if split not in SPLITS:
+            raise ValueError(f"there is no split {split!r}: choose from {', '.join(SPLITS)}")
+        if number < 0:
+            raise ValueError(f"the number of pictures of {split} must not be negative, got {number}")
+    return {split: int(pictures[split]) for split in SPLITS if pictures.get(split)}
+
+
+def _open(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The manifest of a folder, after a new one is given its settings and one of other settings is refused."""
+    path = out / "scenes.json"
+    if not path.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        _write_json(path, settings, indent=1)
+        return dict(settings)
+    manifest = json.loads(path.read_text())
+    for name, value in settings.items():
+        if manifest.get(name) != value:
+            raise ValueError(
+                f"{out} was made with {name} = {manifest.get(name)}, not {value}: "
+                "use the same settings or another folder"
+            )
+    return manifest
+
+
+def _write(path: Path, content: bytes) -> None:
+    """All of a file or nothing: an interrupted run leaves no half-written file behind."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_bytes(content)
+    part.replace(path)
+
+
+def _write_json(path: Path, content: Any, indent: int | None = None) -> None:
+    _write(path, json.dumps(content, indent=indent).encode())
+
+
+def _draw_one(folder: Path, scene: Scene) -> None:
+    path = folder / scene.file_name
+    part = path.with_name(f".{path.name}.part")
+    if path.suffix == ".jpg":
+        draw(scene).save(part, format="JPEG", quality=90)
+    else:
+        draw(scene).save(part, format="PNG")
+    part.replace(path)
+
+
+def _draw_all(folder: Path, scenes: list[Scene], workers: int, progress: bool) -> None:
+    if workers <= 1 or len(scenes) < 32:
+        for scene in _bar(scenes, len(scenes), progress):
+            _draw_one(folder, scene)
+        return
+    # 'spawn': a fork of a process that has used torch may hang
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        for _ in _bar(pool.map(partial(_draw_one, folder), scenes, chunksize=16), len(scenes), progress):
+            pass
+
+
+def _bar(items: Iterable, total: int, progress: bool) -> Iterable:
+    if not progress or not total:
+        return items
+    from tqdm import tqdm
+
+    return tqdm(items, total=total, desc="pictures", unit="picture")
+
+
+def tokens(text: str) -> list[str]:
+    """A sentence as Karpathy's files have it: lower-case words without punctuation."""
+    return "".join(c if c.isalnum() or c == "-" else " " for c in text.lower()).split()
+
+
+def _write_captions(out: Path, scenes: list[Scene], seed: int) -> int:
+    """`dataset_scenes.json`, in the layout of Karpathy's `dataset_flickr30k.json`."""
+    images, total = [], 0
+    for number, scene in enumerate(scenes):
+        sentences = [
+            {"raw": text, "tokens": tokens(text), "imgid": number, "sentid": total + k}
+            for k, text in enumerate(captions(scene, seed, CAPTIONS))
+        ]
+        total += len(sentences)
+        sentids = [sentence["sentid"] for sentence in sentences]
+        image = {"imgid": number, "filename": scene.file_name, "split": scene.split}
+        images.append(image | {"sentids": sentids, "sentences": sentences})
+    _write_json(out / "dataset_scenes.json", {"dataset": "scenes", "images": images})
+    return total
+
+
+def _write_questions(out: Path, split: str, scenes: list[Scene], seed: int) -> int:
+    """`v2_OpenEnded_scenes_{split}_questions.json`, `v2_scenes_{split}_annotations.json`, in the layout of VQA v2."""
+    asked, answered = [], []
+    for scene in scenes:
+        if scene.split != split:
+            continue
+        for k, question in enumerate(questions(scene, seed, QUESTIONS)):
+            ids = {"image_id": scene.image_id, "question_id": scene.image_id * _ROOM + k}
+            asked.append(ids | {"question": question.text})
+            answered.append(
+                ids
+                | {
+                    "question_type": question.kind,
+                    "answer_type": _answer_type(question.answer),
+                    "multiple_choice_answer": question.answer,
+                    "answers": _ten_answers(question, seed, ids["question_id"]),
+                }
+            )
+    head: dict[str, Any] = {
+        "info": {"description": "The embedded world of uniter", "version": str(FORMAT), "url": "", "year": 2025},
+        "license": {"name": "MIT", "url": ""},
+        "data_type": "scenes",
+        "data_subtype": split,
+    }
+    about = head | {"task_type": "Open-Ended", "questions": asked}
+    _write_json(out / f"v2_OpenEnded_scenes_{split}_questions.json", about)
+    _write_json(out / f"v2_scenes_{split}_annotations.json", head | {"annotations": answered})
+    return len(asked)
+
+
+def _answer_type(answer: str) -> str:
+    if answer in ("yes", "no"):
+        return "yes/no"
+    return "number" if answer.isdigit() else "other"
+
+
+def _ten_answers(question: Question, seed: int, question_id: int) -> list[dict[str, Any]]:
+    """What ten people would say: up to two of them slip, so the true answer's soft score stays 1."""
+    random = draws.generator(seed, "slips", question_id)
+    slips = set(random.choice(10, int(random.choice(3, p=(0.6, 0.3, 0.1))), replace=False).tolist())
+    same_kind = [answer for answer in _answers_of(question) if answer != question.answer]
+    people = []
+    for number in range(10):
+        slip = number in slips
+        answer = same_kind[int(random.integers(len(same_kind)))] if slip else question.answer
+        confidence = "maybe" if slip else "yes"
+        people.append({"answer": answer, "answer_confidence": confidence, "answer_id": number + 1})
+    return people
+
+
+def _answers_of(question: Question) -> tuple[str, ...]:
+    if question.kind in VALUES:
+        return VALUES[question.kind]
+    if question.kind == "count":  # who miscounts is one off
+        number = int(question.answer)
+        return tuple(str(n) for n in (number - 1, number, number + 1) if str(n) in ANSWERS)
+    return ("yes", "no")
+
+
+def _write_references(out: Path, scenes: list[Scene], seed: int) -> int:
+    """`refs(scenes).p` and `instances.json`, in the layout of RefCOCO: one reference a thing, with its sentences."""
+    references: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    sent_id = 0
+    for scene in scenes:
+        for position, thing in enumerate(scene.things):
+            annotations.append(_annotation(scene, position, thing.shape, thing.box))
+        said: dict[int, list[str]] = {}
+        for text, position in referring(scene, seed, REFERENCES):
+            said.setdefault(position, []).append(text)
+        for position, texts in said.items():
+            about = annotations[len(annotations) - len(scene.things) + position]
+            sentences = []
+            for text in texts:
+                words = tokens(text)
+                sentences.append({"tokens": words, "raw": text, "sent_id": sent_id, "sent": " ".join(words)})
+                sent_id += 1
+            references.append(
+                {
+                    "sent_ids": [sentence["sent_id"] for sentence in sentences],
+                    "file_name": scene.file_name,
+                    "ann_id": about["id"],
+                    "ref_id": len(references),
+                    "image_id": scene.image_id,
+                    "split": scene.split,
+                    "sentences": sentences,
+                    "category_id": about["category_id"],
+                }
+            )
+    images = [
+        {"id": scene.image_id, "file_name": scene.file_name, "height": scene.height, "width": scene.width}
+        for scene in scenes
+    ]
+    categories = [{"id": number + 1, "name": shape, "supercategory": "shape"} for number, shape in enumerate(SHAPES)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    _write_json(out / "instances.json", content)
+    _write(out / "refs(scenes).p", pickle.dumps(references, protocol=2))
+    return sent_id
+
+
+def _annotation(scene: Scene, position: int, shape: str, box: tuple[float, ...]) -> dict[str, Any]:
+    width, height = box[2] - box[0], box[3] - box[1]
+    return {
+        "id": scene.image_id * _ROOM + position + 1,
+        "image_id": scene.image_id,
+        "category_id": SHAPES.index(shape) + 1,
+        "bbox": [box[0], box[1], width, height],
+        "area": width * height,
+        "iscrowd": 0,
+    }
