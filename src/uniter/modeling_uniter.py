@@ -87,7 +87,7 @@ class SelfAttention(nn.Module):
         self.query = nn.Linear(config.hidden_size, config.hidden_size)
         self.key = nn.Linear(config.hidden_size, config.hidden_size)
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
-        self.dropout = config.attention_probs_dropout_prob
+        self.dropout = nn.Dropout(config.attention_probs_dropout_prob)  # only its rate is used
 
     def forward(self, states: Tensor, mask: Tensor | None) -> Tensor:
         """(B, S, D) and a (B, 1, 1, S) mask, True = may be read -> (B, S, D)."""
@@ -98,7 +98,7 @@ class SelfAttention(nn.Module):
             split(self.key(states)),
             split(self.value(states)),
             attn_mask=mask,
-            dropout_p=self.dropout if self.training else 0.0,
+            dropout_p=self.dropout.p if self.training else 0.0,
         )
         return context.transpose(1, 2).reshape(batch, length, hidden)
 

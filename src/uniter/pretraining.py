@@ -108,6 +108,7 @@ class Pretraining:
         validation: captions to validate on; nothing is validated without.
         objectives: and their shares.
         seed: of masks, labels and swaps.
+        weights: multiplies each source's share of the mixture, which goes by its number of captions; 1 if left out.
         validation_pairs: how many pairs of each validation source are looked at.
     """
 
@@ -121,6 +122,7 @@ class Pretraining:
         validation: Sequence[Captioned],
         objectives: dict[Objective, float],
         seed: int = 0,
+        weights: Sequence[float] | None = None,
         validation_pairs: int = 1000,
     ):
         if not sources:
@@ -132,9 +134,10 @@ class Pretraining:
         self.model, self.processor, self.seed = model, processor, seed
         self.sources, self.validation, self.validation_pairs = list(sources), list(validation), validation_pairs
         self.objectives = {objective.name: objective for objective in objectives}
-        pairs = sum(len(source.texts) for source in sources)
+        weights = weights or [1.0] * len(self.sources)
+        pairs = sum(len(source.texts) * weight for source, weight in zip(self.sources, weights, strict=True))
         self.mixture = {
-            f"{objective.name}/{number}": share * len(source.texts) / pairs
+            f"{objective.name}/{number}": share * len(source.texts) * weights[number] / pairs
             for objective, share in objectives.items()
             for number, source in enumerate(self.sources)
         }

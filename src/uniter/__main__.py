@@ -1,0 +1,5 @@
+"""`python -m uniter` is the command line."""
+
+from uniter.cli import main
+
+main()

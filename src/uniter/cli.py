@@ -1,0 +1,255 @@
+"""The command line: verbs only. What a verb needs is imported inside it, so that `uniter --help` stays quick."""
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="uniter",
+    help="UNITER: one joint representation of images and text, from pixels to submission file.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+scenes_app = typer.Typer(
+    help="The embedded world: pictures and sentences that the package draws itself.", no_args_is_help=True
+)
+recipes_app = typer.Typer(help="Recipes that ship with the package.", no_args_is_help=True)
+app.add_typer(scenes_app, name="scenes")
+app.add_typer(recipes_app, name="recipes")
+
+Out = Annotated[
+    Path, typer.Option("--out", help="Where to write. What is there already is resumed or refused, never clobbered.")
+]
+Model = Annotated[Path | None, typer.Option("--model", help="Folder of a trained model; the shipped one if left out.")]
+DetectorName = Annotated[str, typer.Option("--detector", help="Name or folder of the region detector.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to override.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
+
+
+@scenes_app.command("make")
+def scenes_make(
+    out: Out,
+    train: Annotated[int, typer.Option(help="Pictures to train on.")] = 1000,
+    val: Annotated[int, typer.Option(help="Pictures to validate on.")] = 100,
+    test: Annotated[int, typer.Option(help="Held-out pictures.")] = 200,
+    novel: Annotated[int, typer.Option(help="Held-out pictures of colour-shape pairs never seen in training.")] = 200,
+    seed: Annotated[int, typer.Option(help="Same seed, same world.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes that draw.")] = 1,
+    quiet: Quiet = False,
+) -> None:
+    """Draw pictures and say things about them, in the benchmarks' own file formats."""
+    from uniter.scenes.write import make
+
+    make(
+        out, {"train": train, "val": val, "test": test, "novel": novel}, seed=seed, workers=workers, progress=not quiet
+    )
+    print(out)
+
+
+@app.command()
+def extract(
+    folder: Annotated[Path, typer.Argument(help="Folder of pictures, searched with all folders in it.")],
+    out: Out,
+    detector: DetectorName = "scenes",
+    batch: Annotated[int, typer.Option(help="Pictures at a time.")] = 8,
+    quiet: Quiet = False,
+) -> None:
+    """Find the regions of every picture in a folder and keep them in a store."""
+    from uniter.regions.extract import extract as run_extract
+
+    report = run_extract(folder, out, detector, batch=batch, progress=not quiet)
+    for skipped in report.skipped:
+        print(f"skipped {skipped.name}: {skipped.reason}", file=sys.stderr)
+    print(report)
+
+
+def _train(kind: str, recipe: str, overrides: list[str] | None, out: Path, quiet: bool) -> None:
+    from uniter.recipe import load_recipe
+    from uniter.run import run
+
+    loaded = load_recipe(recipe, overrides or [])
+    if loaded.kind != kind:
+        raise ValueError(f"{recipe} is a recipe for `uniter {loaded.kind}`, not for `uniter {kind}`")
+    result = run(loaded, out, progress=not quiet)
+    best = "" if result.best is None else f", best {result.best:.2f} at step {result.best_step}"
+    state = "finished" if result.finished else "interrupted, run the same command again to go on"
+    print(f"{out}: {state} after {result.steps} steps{best}; model in {result.model}")
+
+
+@app.command()
+def pretrain(
+    recipe: Annotated[str, typer.Argument(help="Recipe: a YAML file or the name of a shipped one.")],
+    out: Out,
+    overrides: Overrides = None,
+    quiet: Quiet = False,
+) -> None:
+    """Pre-train a model on captioned pictures."""
+    _train("pretrain", recipe, overrides, out, quiet)
+
+
+@app.command()
+def finetune(
+    recipe: Annotated[str, typer.Argument(help="Recipe: a YAML file or the name of a shipped one.")],
+    out: Out,
+    overrides: Overrides = None,
+    quiet: Quiet = False,
+) -> None:
+    """Fine-tune a model on a task."""
+    _train("finetune", recipe, overrides, out, quiet)
+
+
+Task = Annotated[str, typer.Argument(help="Task by name (vqa, refcoco, retrieval) or module path.")]
+Data = Annotated[Path, typer.Option("--data", help="Folder of the benchmark's own files.")]
+Regions = Annotated[Path, typer.Option("--regions", help="Store of the pictures' regions.")]
+Split = Annotated[str, typer.Option("--split", help="Which split.")]
+Option = Annotated[list[str] | None, typer.Option("--option", help="Option of the task, as key=value.")]
+
+
+@app.command()
+def evaluate(
+    task: Task,
+    data: Data,
+    regions: Regions,
+    split: Split = "test",
+    model: Model = None,
+    option: Option = None,
+    predictions: Annotated[
+        Path | None, typer.Option(help="Score this file of predictions; no model is needed then.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Measure a model, or a file of predictions, on a task."""
+    from uniter.run import evaluate as run_evaluate
+
+    print(json.dumps(run_evaluate(task, data, regions, split, model, option or [], predictions, not quiet), indent=2))
+
+
+@app.command()
+def predict(
+    task: Task,
+    data: Data,
+    regions: Regions,
+    out: Annotated[Path, typer.Option("--out", help="The benchmark's prediction file.")],
+    split: Split = "test",
+    model: Model = None,
+    option: Option = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write the benchmark's own prediction file."""
+    from uniter.run import predict as run_predict
+
+    print(f"{out}: {run_predict(task, data, regions, split, model, option or [], out, not quiet)} predictions")
+
+
+@app.command()
+def ask(
+    picture: Annotated[Path, typer.Argument(help="A picture.")],
+    question: Annotated[str, typer.Argument(help="A question about it.")],
+    model: Model = None,
+    detector: DetectorName = "scenes",
+    top: Annotated[int, typer.Option(help="How many answers.")] = 3,
+) -> None:
+    """Answer a question about a picture."""
+    from uniter.pipeline import Uniter
+
+    for answer in Uniter.load(model, detector).ask(picture, question, top):
+        print(f"{answer.score:6.1%}  {answer.text}")
+
+
+@app.command()
+def find(
+    picture: Annotated[Path, typer.Argument(help="A picture.")],
+    phrase: Annotated[str, typer.Argument(help="What to find in it.")],
+    model: Model = None,
+    detector: DetectorName = "scenes",
+    top: Annotated[int, typer.Option(help="How many regions.")] = 1,
+) -> None:
+    """Find the region of a picture that a phrase refers to (pixels x1 y1 x2 y2)."""
+    from uniter.pipeline import Uniter
+
+    for found in Uniter.load(model, detector).find(picture, phrase, top):
+        print(f"{found.score:6.1%}  " + " ".join(f"{x:.1f}" for x in found.box))
+
+
+@app.command()
+def search(
+    folder: Annotated[Path, typer.Argument(help="Folder of pictures.")],
+    text: Annotated[str, typer.Argument(help="What to look for.")],
+    model: Model = None,
+    detector: DetectorName = "scenes",
+    top: Annotated[int, typer.Option(help="How many pictures.")] = 5,
+    store: Annotated[Path | None, typer.Option(help="Where regions are kept; the user's cache if left out.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Find the pictures of a folder that fit a text."""
+    from uniter.pipeline import Uniter
+
+    for hit in Uniter.load(model, detector).search(folder, text, top, store, progress=not quiet):
+        print(f"{hit.score:8.3f}  {hit.picture}")
+
+
+@recipes_app.command("list")
+def recipes_list() -> None:
+    """Name the shipped recipes."""
+    from uniter.recipe import shipped_recipes
+
+    for name, text in shipped_recipes().items():
+        first = text.lstrip().splitlines()[0].lstrip("# ") if text.lstrip().startswith("#") else ""
+        print(f"{name:24} {first}")
+
+
+@recipes_app.command("show")
+def recipes_show(name: str) -> None:
+    """Print a shipped recipe."""
+    print(_recipe(name), end="")
+
+
+@recipes_app.command("copy")
+def recipes_copy(name: str, folder: Annotated[Path, typer.Argument(help="Where to.")] = Path()) -> None:
+    """Copy a shipped recipe into a folder, to change it there."""
+    target = folder / f"{name}.yaml"
+    text = _recipe(name)
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder: make it first")
+    if target.exists():
+        raise ValueError(f"{target} exists already: remove it or copy into another folder")
+    target.write_text(text, encoding="utf-8")
+    print(target)
+
+
+def _recipe(name: str) -> str:
+    from uniter.recipe import shipped_recipes
+
+    recipes = shipped_recipes()
+    if name not in recipes:
+        raise ValueError(f"no shipped recipe {name!r}: there are {', '.join(recipes)}")
+    return recipes[name]
+
+
+@app.command()
+def demo(
+    out: Out = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="Same seed, same numbers.")] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Do everything once, offline, in minutes: draw, extract, pre-train, fine-tune, evaluate, and write a page about it."""
+    from uniter.demo import run_demo
+
+    print(run_demo(out, seed=seed, progress=not quiet))
+
+
+def main() -> None:
+    """Run the command line; what a user got wrong is one line on stderr and exit status 2."""
+    logging.basicConfig(level=logging.WARNING, format="uniter: %(message)s")
+    try:
+        app()
+    except (ValueError, OSError, FloatingPointError) as error:
+        named = isinstance(error, OSError) and error.filename
+        message = f"{error.filename}: {error.strerror}" if named else str(error)
+        print("uniter: " + " ".join(message.split()), file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,303 @@
+"""A model on one's own pictures: ask, find, match, search, align."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from uniter import transport
+from uniter.modeling_uniter import (
+    UniterForAnswers,
+    UniterForGrounding,
+    UniterForMatching,
+    UniterModel,
+    UniterPreTrainedModel,
+)
+from uniter.processing_uniter import Pair, UniterProcessor
+from uniter.regions import Regions
+from uniter.regions.detectors import Detector, load_detector
+from uniter.regions.extract import extract, list_pictures
+from uniter.regions.pictures import open_picture, upright_rgb
+from uniter.regions.store import Store
+from uniter.training.batching import evaluation_batches, in_order
+
+SHIPPED = Path(__file__).parent / "assets" / "models"
+HEADS = {
+    "answers": UniterForAnswers,
+    "grounding": UniterForGrounding,
+    "matching": UniterForMatching,
+    "trunk": UniterModel,
+}
+# Which heads a saved class can serve; a pre-training checkpoint matches zero-shot, by its ITM head.
+SERVES = {
+    "UniterForAnswers": ("answers",),
+    "UniterForGrounding": ("grounding",),
+    "UniterForMatching": ("matching", "trunk"),
+    "UniterForPreTraining": ("matching", "trunk"),
+}
+Picture = str | os.PathLike | Image.Image
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer and its score: the model's probability of it, between 0 and 1."""
+
+    text: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Found:
+    """A region that fits a phrase: its box (pixels x1 y1 x2 y2), its score (a share of 1 over all regions) and its number."""
+
+    box: tuple[float, float, float, float]
+    score: float
+    region: int
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A picture that fits a text, and its score: higher is better, above 0 means "belongs together"."""
+
+    picture: Path
+    score: float
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """Which word goes with which region.
+
+    Args:
+        words: the text's pieces, CLS and SEP left out.
+        plan: (words, regions) the transport plan; each row sums to 1.
+        regions: what the columns are.
+        distance: the transport distance of the pair; lower = better aligned.
+    """
+
+    words: list[str]
+    plan: np.ndarray
+    regions: Regions
+    distance: float
+
+
+def check_detector(trained_on: str | None, given: str, model: object, regions: object) -> None:
+    """Refuse regions of another detector than the model was trained on.
+
+    Raises:
+        ValueError: the fingerprints differ.
+    """
+    if trained_on is not None and trained_on != given:
+        raise ValueError(
+            f"{model} was trained on regions of detector {trained_on}, {regions} comes from {given}: extract the pictures "
+            "with the model's detector, or train a model on these regions"
+        )
+
+
+class Uniter:
+    """Models and the detector that they were trained with, ready for pictures.
+
+    Args:
+        models: folder of a saved model for each head ("answers", "grounding", "matching", "trunk").
+        detector: finds the regions.
+    """
+
+    def __init__(self, models: dict[str, Path], detector: Detector):
+        self.folders, self.detector = models, detector
+        self._models: dict[str, UniterPreTrainedModel] = {}
+        self._processors: dict[str, UniterProcessor] = {}
+
+    @classmethod
+    def load(cls, model: str | os.PathLike | None = None, detector: str | os.PathLike = "scenes") -> "Uniter":
+        """The shipped models, or the model in a folder (or in the folders directly below it, one a head).
+
+        Args:
+            model: folder of a saved model or of several; the shipped ones if left out.
+            detector: name or folder.
+
+        Raises:
+            ValueError: the folder holds no model.
+        """
+        folder = SHIPPED if model is None else Path(model)
+        if not folder.is_dir():
+            raise ValueError(f"there is no model folder {folder}: give a folder with config.json and model.safetensors")
+        places = (
+            [folder] if (folder / "config.json").is_file() else sorted(p.parent for p in folder.glob("*/config.json"))
+        )
+        models: dict[str, Path] = {}
+        for place in places:
+            saved = json.loads((place / "config.json").read_text(encoding="utf-8"))
+            for kind in saved.get("architectures") or []:
+                for head in SERVES.get(kind, ()):
+                    # A head that was fine-tuned comes before the zero-shot one.
+                    if head not in models or kind != "UniterForPreTraining":
+                        models[head] = place
+        if not models:
+            raise ValueError(f"{folder} holds no saved model: give a folder with config.json and model.safetensors")
+        return cls(models, load_detector(detector))
+
+    # ------------------------------------------------------------ verbs
+
+    def regions(self, picture: Picture) -> Regions:
+        """The regions that the detector finds in a picture (a path or a PIL image)."""
+        image = upright_rgb(picture) if isinstance(picture, Image.Image) else open_picture(picture)
+        return self.detector.detect([image])[0]
+
+    def ask(self, picture: Picture | Regions, question: str, top: int = 3) -> list[Answer]:
+        """The most probable answers to a question about a picture, best first.
+
+        Raises:
+            ValueError: the question is empty or longer than the model reads; no model with an answer head.
+        """
+        model, batch = self._batch("answers", [question], [self._seen(picture)])
+        scores = torch.sigmoid(self._run(model, batch).logits[0].float())
+        best = scores.topk(min(top, len(scores)))
+        return [Answer(model.config.id2label[int(i)], float(s)) for s, i in zip(best.values, best.indices, strict=True)]
+
+    def find(self, picture: Picture | Regions, phrase: str, top: int = 1) -> list[Found]:
+        """The regions that a phrase refers to, best first.
+
+        Raises:
+            ValueError: as in `ask`.
+        """
+        regions = self._seen(picture)
+        model, batch = self._batch("grounding", [phrase], [regions])
+        scores = self._run(model, batch).logits[0].float().softmax(0)
+        best = scores.topk(min(top, len(scores)))
+        return [
+            Found(tuple(float(x) for x in regions.boxes[int(i)]), float(s), int(i))
+            for s, i in zip(best.values, best.indices, strict=True)
+        ]
+
+    def match(self, picture: Picture | Regions, texts: Sequence[str]) -> list[float]:
+        """How well each text fits a picture: higher is better, above 0 means "belongs together"."""
+        model, batch = self._batch("matching", texts, [self._seen(picture)] * len(texts))
+        return self._run(model, batch).logits.float().tolist()
+
+    def search(
+        self,
+        folder: str | os.PathLike,
+        text: str,
+        top: int = 5,
+        store: str | os.PathLike | None = None,
+        progress: bool = False,
+    ) -> list[Hit]:
+        """The pictures of a folder that fit a text, best first.
+
+        The pictures' regions are found once and kept; a later search reads them again.
+
+        Args:
+            folder: pictures, searched with all folders in it.
+            text: what to look for.
+            top: how many pictures to give back.
+            store: where regions are kept; by default a folder in the user's cache.
+            progress: show a progress bar while regions are found.
+
+        Raises:
+            ValueError: no picture in the folder, or the text is empty or longer than the model reads.
+        """
+        self._check("matching", [text])
+        kept = self._kept(Path(folder), None if store is None else Path(store), progress)
+        names = {name for name, _ in list_pictures(folder)}
+        names = [name for name in kept.names if name in names]
+        lengths = np.array([kept.num_regions(name) for name in names])
+        batches = evaluation_batches(lengths, 4096)
+        scores = []
+        for rows in batches:
+            model, batch = self._batch("matching", [text] * len(rows), [kept[names[row]] for row in rows])
+            scores.append(self._run(model, batch).logits.float().tolist())
+        ranked = sorted(zip(in_order(batches, scores), names, strict=True), key=lambda pair: (-pair[0], pair[1]))
+        return [Hit(Path(folder) / name, score) for score, name in ranked[:top]]
+
+    def align(self, picture: Picture | Regions, text: str, **settings) -> Alignment:
+        """Which word goes with which region, by the transport plan of the last layer (without CLS and SEP).
+
+        Args:
+            picture: a path, a PIL image or its regions.
+            text: a sentence.
+            settings: `beta` and `iterations` of `transport.transport_plan`.
+        """
+        regions = self._seen(picture)
+        model, batch = self._batch("trunk", [text], [regions])
+        out = self._run(model, batch)
+        inner = batch["text_mask"].clone()
+        inner[:, [0, -1]] = False
+        distance, plan = transport.alignment(out.text, out.regions, inner, batch["region_mask"], **settings)
+        rows = plan[0, 1:-1]
+        words = self._processors["trunk"].words(batch["input_ids"][0, 1:-1].tolist())
+        return Alignment(words, (rows / rows.sum(1, keepdim=True)).numpy(), regions, float(distance[0]))
+
+    # ------------------------------------------------------------ parts
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where models run: the first GPU if there is one."""
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def _seen(self, picture: Picture | Regions) -> Regions:
+        return picture if isinstance(picture, Regions) else self.regions(picture)
+
+    def _model(self, head: str) -> UniterPreTrainedModel:
+        if head not in self.folders:
+            raise ValueError(
+                f"no model with a head for {head} among {', '.join(map(str, set(self.folders.values())))}: fine-tune one "
+                "(uniter finetune), or leave the model out to use the shipped one"
+            )
+        if head not in self._models:
+            folder = self.folders[head]
+            model = HEADS[head].from_pretrained(folder)
+            check_detector(model.config.detector, self.detector.fingerprint, folder, "the detector")
+            self._models[head] = model.to(self.device)
+            self._processors[head] = UniterProcessor.from_pretrained(folder)
+        return self._models[head]
+
+    def _check(self, head: str, texts: Sequence[str]) -> UniterPreTrainedModel:
+        model = self._model(head)
+        processor = self._processors[head]
+        for text in texts:
+            if not text.strip():
+                raise ValueError("the text is empty: write at least one word")
+            words = len(text.split())
+            if words > processor.max_text:
+                raise ValueError(
+                    f"the text has {words} words, the model reads at most {processor.max_text}: shorten it"
+                )
+        return model
+
+    def _batch(
+        self, head: str, texts: Sequence[str], regions: Sequence[Regions]
+    ) -> tuple[UniterPreTrainedModel, dict[str, Tensor]]:
+        model, processor = self._check(head, texts), self._processors[head]
+        batch = processor.collate([processor.encode(Pair(t, r)) for t, r in zip(texts, regions, strict=True)])
+        return model, batch
+
+    @torch.inference_mode()
+    def _run(self, model: UniterPreTrainedModel, batch: dict[str, Tensor]):
+        output = model(**{key: value.to(self.device) for key, value in batch.items()})
+        return type(output)(**{key: value.cpu() for key, value in output.items() if isinstance(value, Tensor)})
+
+    def _kept(self, folder: Path, store: Path | None, progress: bool) -> Store:
+        """The regions of a folder's pictures: those at hand, and the missing ones found now."""
+        pictures = list_pictures(folder)
+        if store is None:
+            # Another set of files, or a changed one, has another place: nothing stale is ever read.
+            state = "\n".join(f"{name} {p.stat().st_size} {p.stat().st_mtime_ns}" for name, p in pictures)
+            key = hashlib.sha256(f"{folder.resolve()}\n{self.detector.fingerprint}\n{state}".encode()).hexdigest()[:20]
+            store = cache_folder() / "regions" / key
+        extract(folder, store, self.detector, progress=progress)
+        return Store(store)
+
+
+def cache_folder() -> Path:
+    """Where regions of searched folders are kept: $UNITER_CACHE, or `uniter` in the user's cache folder."""
+    if place := os.environ.get("UNITER_CACHE"):
+        return Path(place)
+    home = os.environ.get("LOCALAPPDATA") if os.name == "nt" else os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "uniter"

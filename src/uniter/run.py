@@ -1,0 +1,94 @@
+"""Recipe in, run out: builds the model and the job that a recipe describes and hands them to the loop."""
+
+from pathlib import Path
+
+from uniter import draws
+from uniter.configuration_uniter import UniterConfig
+from uniter.modeling_uniter import UniterForPreTraining, UniterPreTrainedModel
+from uniter.pipeline import SHIPPED, check_detector
+from uniter.pretraining import Captioned, Pretraining, make_objectives
+from uniter.processing_uniter import UniterProcessor, Vocabulary
+from uniter.recipe import FinetuneRecipe, ModelSettings, PretrainRecipe, Recipe, to_yaml
+from uniter.regions.store import Store
+from uniter.tasks.base import load
+from uniter.training.loop import Result, train
+
+
+def run(recipe: Recipe, out: str | Path, progress: bool = True, resume: bool = True) -> Result:
+    """Train what a recipe describes, from where its folder stands.
+
+    Args:
+        recipe: as `load_recipe` gives it.
+        out: folder of the run; a run with the same settings is resumed, anything else is refused.
+        progress: show a progress line.
+        resume: False refuses a folder that holds a run.
+
+    Raises:
+        ValueError: a file is missing or foreign, settings do not fit each other, or the folder holds something else.
+    """
+    make = pretraining_job if isinstance(recipe, PretrainRecipe) else finetuning_job
+    return train(make(recipe), recipe.train, out, to_yaml(recipe), resume, progress)
+
+
+def pretraining_job(recipe: PretrainRecipe) -> Pretraining:
+    """The job of a pre-training recipe."""
+    processor = make_processor(recipe.model, recipe.vocabulary, recipe.max_text)
+    sources = [Captioned.read(source.captions, source.regions, source.split, processor) for source in recipe.sources]
+    validation = [
+        Captioned.read(source.captions, source.regions, source.split, processor) for source in recipe.validation
+    ]
+    model = make_model(UniterForPreTraining, recipe.model, processor, sources[0].store, recipe.train.seed)
+    for source in [*sources, *validation]:
+        check_detector(model.config.detector, source.store.detector, "the model", source.store)
+    objectives = make_objectives(recipe.objectives, processor.vocabulary)
+    weights = [source.weight for source in recipe.sources]
+    return Pretraining(model, processor, sources, validation, objectives, recipe.train.seed, weights)
+
+
+def make_processor(model: ModelSettings, vocabulary: Path | None, max_text: int) -> UniterProcessor:
+    """The processor of a run: the vocabulary named, or that of the weights started from, or one found on this machine.
+
+    `vocabulary: scenes` names the small one that ships with the package.
+    """
+    if str(vocabulary) == "scenes":
+        vocabulary = SHIPPED.parent / "vocab.txt"
+    return UniterProcessor(Vocabulary.find(vocabulary, model.from_), max_text)
+
+
+def make_model(
+    kind: type[UniterPreTrainedModel],
+    settings: ModelSettings,
+    processor: UniterProcessor,
+    store: Store,
+    seed: int,
+    **config,
+) -> UniterPreTrainedModel:
+    """A model that starts from a folder's weights, or a fresh one of a named size; new parts are drawn from the seed.
+
+    Raises:
+        ValueError: the weights belong to another vocabulary or another detector.
+    """
+    import torch
+
+    torch.manual_seed(draws.number(seed, "weights"))
+    if settings.from_ is None:
+        shape = UniterConfig.of_size(
+            settings.size,
+            **{
+                "vocab_size": len(processor.vocabulary),
+                "region_feature_size": store.feature_size,
+                "num_region_classes": store.num_classes,
+                "detector": store.detector,
+                **config,
+                **settings.config,
+            },
+        )
+        return kind(shape)
+    model = kind.from_pretrained(settings.from_, **config, **settings.config)
+    check_detector(model.config.detector, store.detector, settings.from_, store)
+    if model.config.vocab_size != len(processor.vocabulary):
+        raise ValueError(
+            f"{settings.from_} has {model.config.vocab_size} word pieces, the vocabulary {len(processor.vocabulary)}: leave "
+            "`vocabulary` out to use the model's own"
+        )
+    return model
