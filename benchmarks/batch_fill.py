@@ -29,7 +29,7 @@ def main() -> None:
         "",
         "`python benchmarks/batch_fill.py` wrote this. Fill is real tokens over the budget,",
         "the mean over the batches of an epoch.",
-        f"{EXAMPLES:,} drawn examples with lengths like VQA's: mean {lengths.mean():.1f} tokens, longest {lengths.max()}.",
+        f"{EXAMPLES:,} drawn examples, lengths like VQA's: mean {lengths.mean():.1f} tokens, longest {lengths.max()}.",
         "The published sampler never resets its running maximum: the longest of a window of 8192 sizes all its",
         "batches, and it drops what is left of each window. Ours takes every example once an epoch.",
         "",

@@ -359,3 +359,37 @@ def test_cuda_trains_and_resumes(tmp_path):
     job.validate = dict
     run(job, tmp_path / "two", training)
     assert log(tmp_path / "one") == log(tmp_path / "two") and same_weights(job.model, reference.model)
+
+
+def test_a_crash_while_a_checkpoint_is_written_leaves_the_one_before(whole, tmp_path, monkeypatch):
+    _, folder, _ = whole
+    calls = []
+
+    def fails(tensors, path):
+        calls.append(path)
+        if len(calls) == 6:  # the optimiser's file of the third checkpoint
+            path.write_bytes(b"half")
+            raise OSError("disk full")
+        save_file(tensors, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("uniter.training.saving.save_file", fails)
+        with pytest.raises(OSError):
+            run(ToyJob(), tmp_path / "run", settings(accumulate=2))
+    names = sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == [".step-00000015.new", "step-00000005", "step-00000010"]
+    run(ToyJob(), tmp_path / "run", settings(accumulate=2))
+    assert log(tmp_path / "run") == log(folder)
+
+
+def test_published_batching_and_many_epochs_resume(tmp_path):
+    training = settings(tokens=100, batching="published", steps=30, validate_every=30)
+    reference, job = ToyJob(), ToyJob()
+    run(reference, tmp_path / "one", training)
+    job.die_at = 22
+    with pytest.raises(ConnectionError):
+        run(job, tmp_path / "two", training)
+    job = ToyJob()
+    run(job, tmp_path / "two", training)
+    assert log(tmp_path / "one") == log(tmp_path / "two") and same_weights(job.model, reference.model)
+    assert {line["examples"] for line in log(tmp_path / "one") if "loss" in line} == {8}

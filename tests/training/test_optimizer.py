@@ -165,3 +165,21 @@ def test_other_schedules():
     assert learning_rate(10, cosine) == 1.0 and learning_rate(60, cosine) == pytest.approx(0.5)
     assert learning_rate(110, cosine) == 1e-8
     assert learning_rate(1, Training(steps=1)) == 1e-8 and learning_rate(1, Training(steps=5, warmup=5)) > 0
+
+
+def test_groups_of_our_own_models():
+    """The trunk is found by its name, and the decayed LayerNorm gains are those of the published model."""
+    from uniter.configuration_uniter import UniterConfig
+    from uniter.modeling_uniter import UniterForAnswers
+
+    config = UniterConfig(
+        vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, num_labels=3
+    )
+    built = UniterForAnswers(config)
+    heads = {name for name, _ in built.named_parameters() if is_head(name)}
+    assert heads and all(name.startswith("vqa_output") for name in heads)
+    norms = {f"{n}.weight" for n, module in built.named_modules() if isinstance(module, nn.LayerNorm)}
+    decayed = {name for name in norms if is_decayed(name)}
+    published = {"img_layer_norm", "pos_layer_norm"}
+    assert {name.split(".")[-2] for name in decayed if name.startswith("uniter")} == published
+    assert decayed - {n for n in decayed if n.startswith("uniter")} == {"vqa_output.2.weight"}

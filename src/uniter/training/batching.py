@@ -7,6 +7,7 @@ import numpy as np
 
 from .. import draws
 
+UNBOUNDED = 2**62
 PUBLISHED_GROUP = 8  # the published sampler walks in groups of 8 examples
 
 
@@ -50,7 +51,7 @@ def training_batches(
     check_fits(lengths, tokens // group, tokens, group)
     order = draws.permutation(seed, purpose, len(lengths), epoch)
     cut = _published if mode == "published" else _filled
-    batches = cut(order, lengths, tokens, window, max_examples or len(lengths))
+    batches = cut(order, lengths, tokens, window, max_examples or UNBOUNDED)
     return [batches[i] for i in draws.permutation(seed, purpose + "/batches", len(batches), epoch)]
 
 
@@ -70,7 +71,7 @@ def evaluation_batches(lengths: np.ndarray, tokens: int, max_examples: int | Non
     """
     lengths = np.asarray(lengths, dtype=np.int64)
     check_fits(lengths, tokens, tokens)
-    return _filled(np.arange(len(lengths)), lengths, tokens, max(1, len(lengths)), max_examples or len(lengths))
+    return _filled(np.arange(len(lengths)), lengths, tokens, max(1, len(lengths)), max_examples or UNBOUNDED)
 
 
 def in_order(batches: Sequence[np.ndarray], results: Sequence[Sequence[Any]]) -> list[Any]:

@@ -42,7 +42,6 @@ class RunFolder:
             config if isinstance(config, str) else yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
         )
         self._claim(text, resume)
-        self._log_environment()
         self._file: Any = None
 
     def _claim(self, text: str, resume: bool) -> None:
@@ -63,7 +62,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         write_text(self._config, text)
 
-    def _log_environment(self) -> None:
+    def log_environment(self) -> None:
         """Add to env.json what this session runs with; a resumed run has several entries."""
         path = self.path / "env.json"
         sessions = []

@@ -79,8 +79,8 @@ def train(
 
     Nothing random depends on what was done before, so a resumed run equals an uninterrupted one to the bit.
     The gradient of an update is the mean over its micro-batches (published behaviour: their sum; with Adam only
-    clipping and eps tell the difference), then clipped by its global norm. The first Ctrl-C or SIGTERM ends the run after the
-    update in progress, with a checkpoint; the second one ends it at once.
+    clipping and eps tell the difference), then clipped by its global norm. The first Ctrl-C or SIGTERM ends the run
+    after the update in progress, with a checkpoint; the second one ends it at once.
 
     Args:
         job: what to train; its model is trained in place.
@@ -99,6 +99,7 @@ def train(
     folder = RunFolder(out, {"train": training.model_dump(mode="json")} if config is None else config, resume)
     if folder.result:
         return Result(**folder.result, folder=folder.path)
+    folder.log_environment()
     device = _set_up(job.model, training)
     optimizer = build_optimizer(job.model, training)
     streams = {name: Stream(name, job.lengths(name), training) for name, weight in job.mixture.items() if weight}
@@ -160,6 +161,7 @@ def _update(
     if not all(map(math.isfinite, [*values, norm_value])):
         _stop(folder, micros, values, norm_value)
     update, stream = micros[0].update, micros[0].stream
+    extra_means = _means(extras)  # read before the step is queued, while the device is idle anyway
     rate = learning_rate(update, training)
     set_learning_rate(optimizer, rate)
     optimizer.step()
@@ -173,7 +175,7 @@ def _update(
         "tokens": tokens,
         "examples": sum(len(micro.indices) for micro in micros),
         "fill": round(tokens / (training.tokens * len(micros)), 4),
-        **_means(extras),
+        **extra_means,
     }
 
 

@@ -56,20 +56,28 @@ class AdamW(torch.optim.Optimizer):
                 self._move(parameters, int(count), group)
 
     def _move(self, parameters: list[Tensor], count: int, group: dict[str, Any]) -> None:
+        """The published step by PyTorch's fused kernel, which passes over memory once (several times faster).
+
+        The kernel divides by sqrt(v / correction) + eps and decays before it moves. Its own eps, lr and weight_decay
+        are chosen so that this comes to the published step, then decay: (p - s) * (1 - d) = p * (1 - d) - s * (1 - d).
+        """
         first_decay, second_decay = group["betas"]
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        first = [self.state[parameter]["exp_avg"] for parameter in parameters]
-        second = [self.state[parameter]["exp_avg_sq"] for parameter in parameters]
-        torch._foreach_mul_(first, first_decay)
-        torch._foreach_add_(first, gradients, alpha=1 - first_decay)
-        torch._foreach_mul_(second, second_decay)
-        torch._foreach_addcmul_(second, gradients, gradients, 1 - second_decay)
-        below = torch._foreach_sqrt(second)
-        torch._foreach_add_(below, group["eps"])
-        size = group["lr"] * math.sqrt(1 - second_decay**count) / (1 - first_decay**count)
-        torch._foreach_addcdiv_(parameters, first, below, -size)
-        if group["weight_decay"]:
-            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        kept = 1 - group["lr"] * group["weight_decay"]
+        torch._fused_adamw_(
+            parameters,
+            [parameter.grad for parameter in parameters if parameter.grad is not None],
+            [self.state[parameter]["exp_avg"] for parameter in parameters],
+            [self.state[parameter]["exp_avg_sq"] for parameter in parameters],
+            [],
+            [torch.tensor(float(count), device=parameters[0].device)] * len(parameters),
+            lr=group["lr"] * kept,
+            beta1=first_decay,
+            beta2=second_decay,
+            weight_decay=group["weight_decay"] / kept,
+            eps=group["eps"] / math.sqrt(1 - second_decay**count),
+            amsgrad=False,
+            maximize=False,
+        )
 
 
 def give_state(optimizer: torch.optim.Optimizer, moments: Iterable[str]) -> None:
