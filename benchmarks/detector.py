@@ -69,17 +69,20 @@ def main() -> None:
         f"| {split} | " + " | ".join(f"{row[c]:.0f}" if c == "things" else f"{row[c]:.1f}" for c in columns) + " |"
         for split, row in rows.items()
     ]
+    versions = {"Python": platform.python_version(), "torch": torch.__version__}
+    versions |= {"torchvision": torchvision.__version__, "NumPy": np.__version__}
     text = f"""# The shipped detector on held-out scenes
 
-Recall: things that a region overlaps with at IoU 0.5 or more, in percent. Shape, colour, size and texture: how often the
-best region of such a thing has them right, in percent. The split `novel` shows pairs of colour and shape that no training
-picture has. The first {options.pictures} pictures of each split, seed {options.seed}.
+Recall: things that a region overlaps with at IoU 0.5 or more, in percent. Shape, colour, size and texture: how often
+the best region of such a thing has them right, in percent. The split `novel` shows pairs of colour and shape that no
+training picture has. The first {options.pictures} pictures of each split, seed {options.seed}.
 
 {chr(10).join(table)}
 
 - command: `python benchmarks/detector.py --pictures {options.pictures} --seed {options.seed}`
 - detector: `{detector.fingerprint}`
-- machine: {processor()}, one thread; Python {platform.python_version()}, torch {torch.__version__}, torchvision {torchvision.__version__}, NumPy {np.__version__}
+- machine: {processor()}, one thread
+- versions: {", ".join(f"{name} {version}" for name, version in versions.items())}
 """
     print("\n".join(table))
     options.out.parent.mkdir(parents=True, exist_ok=True)

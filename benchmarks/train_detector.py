@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, help="a file to continue a killed run from")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    training = DetectorTraining(options.steps, options.batch, options.rate, seed=options.seed)
+    training = DetectorTraining(options.steps, options.batch, options.rate, seed=options.seed, save_every=500)
     train_detector(
         Scenes(options.seed, "train", options.pictures),
         CONFIG,

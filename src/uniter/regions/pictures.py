@@ -26,7 +26,8 @@ def open_picture(path: str | os.PathLike) -> Image.Image:
         ValueError: the file is missing, is no picture, or is damaged; the text names it.
     """
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        Image.init()  # or Pillow does not yet know all of these
+        with Image.open(path, formats=[kind for kind in _FORMATS if kind in Image.OPEN]) as image:
             image.load()
             return upright_rgb(image)
     except FileNotFoundError:

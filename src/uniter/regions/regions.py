@@ -34,7 +34,9 @@ class Regions:
                 f"features must be (regions, size) and boxes (regions, 4), got {self.features.shape} and {self.boxes.shape}"
             )
         if len(self.features) == 0:
-            raise ValueError("an image needs at least one region: use the whole picture as a region if nothing was found")
+            raise ValueError(
+                "an image needs at least one region: use the whole picture as a region if nothing was found"
+            )
         if not (self.width > 0 and self.height > 0):
             raise ValueError(f"image width and height must be positive, got {self.width} x {self.height}")
         for name in ("class_probs", "scores"):

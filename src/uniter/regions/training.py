@@ -53,6 +53,7 @@ def train_detector(
     out: str | os.PathLike,
     checkpoint: str | os.PathLike | None = None,
     log: Callable[[str], None] = print,
+    log_every: int = 50,
     device: str = "cpu",
 ) -> SmallDetector:
     """Train a small detector and write it to a folder.
@@ -67,7 +68,8 @@ def train_detector(
         training: the settings.
         out: the folder to write the detector to, now and then and at the end.
         checkpoint: a file to continue from if it is there. Or None.
-        log: is told of the progress.
+        log: is told of the progress, with the mean losses since it was told last.
+        log_every: steps from one telling to the next.
         device: where to compute.
 
     Raises:
@@ -103,7 +105,7 @@ def train_detector(
         since += 1
         for name, value in losses.items():
             sums[name] = sums.get(name, 0.0) + float(value.detach())
-        if (step + 1) % 50 == 0 or step + 1 == training.steps:
+        if (step + 1) % log_every == 0 or step + 1 == training.steps:
             text = " ".join(f"{name} {value / since:.3f}" for name, value in sums.items())
             log(f"step {step + 1} of {training.steps}, {time.time() - started:.0f} s: {text}")
             sums, since = {}, 0
