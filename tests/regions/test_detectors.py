@@ -1,0 +1,107 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.ops import box_iou
+
+from uniter.regions.detectors import Detector, SmallDetectorConfig, load_detector
+from uniter.regions.training import DetectorTraining, train_detector
+from uniter.scenes.draw import draw
+from uniter.scenes.shapes import SHAPES
+from uniter.scenes.world import make_scene, scene_truth
+
+
+def test_shipped_detector_finds_and_names_things(detector):
+    assert isinstance(detector, Detector)
+    assert detector.class_names == ["background", *SHAPES]
+    things = found = shape = colour = 0
+    for index in range(20):
+        scene = make_scene(0, "test", index)
+        truth = scene_truth(scene)
+        regions, attributes = detector.detect_with_attributes([draw(scene)])[0]
+        assert 10 <= len(regions) <= 36
+        best = box_iou(torch.from_numpy(truth["boxes"]), torch.from_numpy(regions.boxes)).max(1)
+        hit, place = best.values.numpy() >= 0.5, best.indices.numpy()
+        things, found = things + len(hit), found + hit.sum()
+        shape += (regions.class_probs[place, 1:].argmax(1) == truth["shapes"])[hit].sum()
+        colour += (attributes["colour"][place].argmax(1) == truth["colours"])[hit].sum()
+    assert found / things >= 0.95
+    assert shape / found >= 0.95
+    assert colour / found >= 0.95
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (2000, 2), (17, 33), (640, 480)])
+def test_any_size_gives_valid_regions(detector, size):
+    noise = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    regions = detector.detect([Image.fromarray(noise)])[0]
+    assert 10 <= len(regions) <= 36 and (regions.width, regions.height) == size
+    assert (regions.boxes >= 0).all() and (regions.boxes <= [*size, *size]).all()
+    assert (regions.boxes[:, 2:] > regions.boxes[:, :2]).all()
+    assert (np.diff(regions.scores) <= 0).all()
+    assert regions.features.shape[1] == detector.feature_size and (regions.features >= 0).all()
+    assert np.allclose(regions.class_probs.sum(1), 1, atol=1e-5)
+
+
+def test_neighbours_in_a_batch_change_nothing(detector):
+    images = [draw(make_scene(0, "val", index)) for index in range(3)]
+    together = detector.detect(images)
+    for image, regions in zip(images, together):
+        alone = detector.detect([image])[0]
+        assert np.array_equal(alone.features, regions.features) and np.array_equal(alone.boxes, regions.boxes)
+
+
+def test_features_at_given_boxes_keep_their_order(detector):
+    image = draw(make_scene(0, "val", 0))
+    regions = detector.detect([image])[0]
+    back = regions.boxes[::-1].copy()
+    given = detector.features(image, back)
+    assert np.allclose(given.features.astype(np.float32), regions.features[::-1].astype(np.float32), atol=0.02)
+    assert np.allclose(given.boxes, back, atol=1e-3)
+    with pytest.raises(ValueError, match="boxes"):
+        detector.features(image, np.zeros((0, 4)))
+
+
+def test_words(detector):
+    image = draw(make_scene(0, "val", 0))
+    regions, attributes = detector.detect_with_attributes([image])[0]
+    assert all(len(words.split()) == 4 for words in detector.words(regions, attributes))
+
+
+def test_unknown_detector(tmp_path):
+    with pytest.raises(ValueError, match="scenes"):
+        load_detector("nowhere")
+    with pytest.raises(ValueError, match=r"config\.json"):
+        load_detector(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"x")
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_detector(tmp_path)
+
+
+def coloured_squares():
+    pictures = []
+    for index in range(4):
+        image = Image.new("RGB", (64, 48), "white")
+        image.paste("red" if index % 2 else "blue", (8 * index, 10, 8 * index + 24, 34))
+        box = np.array([[8 * index, 10, 8 * index + 24, 34]], np.float32)
+        pictures.append((image, {"boxes": box, "classes": np.array([1]), "colour": np.array([index % 2])}))
+    return pictures
+
+
+def test_killed_training_continues_to_the_same_detector(tmp_path):
+    config = SmallDetectorConfig(["background", "square"], {"colour": ["blue", "red"]}, (4, 8, 8, 8), 16, (64, 64))
+    training = DetectorTraining(steps=6, batch=2, mixed=False, save_every=3)
+    heard: list[str] = []
+    whole = train_detector(coloured_squares(), config, training, tmp_path / "whole", log=heard.append)
+    assert len(whole.detect([coloured_squares()[0][0]])[0]) >= 10 and "step 6 of 6" in heard[-1]
+
+    def die(text):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_detector(coloured_squares(), config, training, tmp_path / "cut", tmp_path / "state", log=die, log_every=4)
+    assert torch.load(tmp_path / "state", weights_only=True)["step"] == 3
+    cut = train_detector(coloured_squares(), config, training, tmp_path / "cut", tmp_path / "state", log=heard.append)
+    assert cut.fingerprint == whole.fingerprint
+    with pytest.raises(ValueError, match="no pictures"):
+        train_detector([], config, training, tmp_path / "none")
