@@ -14,7 +14,14 @@ _NAMINGS = (
     ("shape", "colour", "texture"),
     ("shape", "colour", "size"),
     ("shape", "colour", "size", "texture"),
+    ("shape", "colour", "size", "texture"),
+    ("shape", "colour", "size", "texture"),
+)
+_SHORT_NAMINGS = (
     ("shape", "colour", "texture"),
+    ("shape", "colour", "size"),
+    ("shape", "colour", "texture"),
+    ("shape", "colour", "size"),
     ("shape", "colour"),
 )
 
@@ -34,7 +41,7 @@ def caption(scene: Scene, random: np.random.Generator, order: np.ndarray) -> str
 
 
 def _a(scene: Scene, random: np.random.Generator, number: int, short: bool = False) -> str:
-    fields = one_of(random, _NAMINGS[-2:] if short else _NAMINGS)
+    fields = one_of(random, _SHORT_NAMINGS if short else _NAMINGS)
     return phrase(random, describe(scene.things[number], fields), "a")
 
 
