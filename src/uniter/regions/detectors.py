@@ -11,6 +11,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -203,15 +204,31 @@ class SmallNetwork(nn.Module):
             boxes: of each image (n, 4) pixels x1 y1 x2 y2.
             short_sides: of each image the shorter side in pixels; a size is said relative to it.
         """
-        from torchvision.ops import roi_align
-
-        pooled = roi_align(fine.float(), boxes, 7, 1 / FINE_STRIDE, sampling_ratio=2, aligned=True).flatten(1)
+        pooled = (
+            vision_ops().roi_align(fine.float(), boxes, 7, 1 / FINE_STRIDE, sampling_ratio=2, aligned=True).flatten(1)
+        )
         sides = torch.cat([(b[:, 2:] - b[:, :2]) / short for b, short in zip(boxes, short_sides, strict=True)])
         sides = torch.cat([sides * 4, 1.5 + sides.clamp(min=1e-3).log()], dim=1)
         features = F.relu(self.describe_1(torch.cat([pooled, sides], dim=1)))
         features = F.relu(self.describe_2(features))
         attributes = {name: head(features).float() for name, head in self.attributes.items()}
         return Described(features.float(), self.classes(features).float(), self.deltas(features).float(), attributes)
+
+
+def vision_ops() -> ModuleType:
+    """The module `torchvision.ops`.
+
+    Raises:
+        ImportError: torchvision was built for another torch; the text names the repair.
+    """
+    try:
+        from torchvision import ops
+    except (ImportError, RuntimeError) as error:
+        raise ImportError(
+            f"torch {torch.__version__} and the installed torchvision do not fit each other ({error}): repair with "
+            "`pip install --upgrade torch torchvision`"
+        ) from error
+    return ops
 
 
 def places(rows: int, columns: int, device: torch.device) -> Tensor:
@@ -333,8 +350,7 @@ class SmallDetector:
 
     def _final_boxes(self, looked: "_Looked") -> Tensor:
         """The boxes of the regions to keep, in pixels of the scaled picture."""
-        from torchvision.ops import nms
-
+        nms = vision_ops().nms
         logits, boxes = self.network.dense(looked.middle)
         logits, boxes = logits[0], looked.clip(boxes[0])
         best = logits.argsort(descending=True, stable=True)[:400]

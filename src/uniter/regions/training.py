@@ -13,7 +13,15 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from uniter import draws
-from uniter.regions.detectors import SmallDetector, SmallDetectorConfig, SmallNetwork, mend, places, to_pixels
+from uniter.regions.detectors import (
+    SmallDetector,
+    SmallDetectorConfig,
+    SmallNetwork,
+    mend,
+    places,
+    to_pixels,
+    vision_ops,
+)
 from uniter.regions.pictures import upright_rgb
 
 Targets = dict[str, np.ndarray]
@@ -140,12 +148,17 @@ def _batches(pictures: Sequence[tuple[Image.Image, Targets]], training: Detector
         drawn = [
             pictures[int(order[epoch][position])] for epoch, position in zip(epochs.tolist(), positions, strict=True)
         ]
-        drawn.sort(key=lambda entry: (entry[0].width > entry[0].height, max(entry[0].size), min(entry[0].size)))
+        drawn.sort(key=lambda entry: _size_order(*entry[0].size))
         for k in draws.permutation(training.seed, "detector-window", _WINDOW, number):
             if begin % _WINDOW == 0:
                 yield drawn[k * training.batch : (k + 1) * training.batch]
             else:
                 begin -= 1  # made before the run was killed
+
+
+def _size_order(width: int, height: int) -> tuple[int, int, int]:
+    """Upright, square and lying pictures apart, each by size."""
+    return round(2 * np.log2(width / height)), max(width, height), min(width, height)
 
 
 def _losses(network: SmallNetwork, batch: list, mixed: bool, device: str) -> dict[str, Tensor]:
@@ -184,14 +197,13 @@ def _losses(network: SmallNetwork, batch: list, mixed: bool, device: str) -> dic
         wanted = torch.cat([shift, (side_out / side_in).log()], dim=1)
         losses["box"] = 5 * F.smooth_l1_loss(described.deltas[positive], wanted, beta=0.1)
         for name, scores in described.attributes.items():
-            losses[name] = 0.5 * F.cross_entropy(scores[positive], things[name][thing[positive]])
+            losses[name] = F.cross_entropy(scores[positive], things[name][thing[positive]])
     return losses
 
 
 def _proposal_losses(logits: Tensor, boxes: Tensor, targets: list, shape: torch.Size) -> dict[str, Tensor]:
     """Quality focal loss and GIoU of the dense stage."""
-    from torchvision.ops import box_iou, generalized_box_iou_loss
-
+    ops = vision_ops()
     centres = places(shape[0], shape[1], logits.device)
     quality = torch.zeros_like(logits)
     apart = []
@@ -207,9 +219,9 @@ def _proposal_losses(logits: Tensor, boxes: Tensor, targets: list, shape: torch.
         if len(place) == 0:
             continue
         guess, truth = boxes[row, place], wanted[thing[place]]
-        apart.append(generalized_box_iou_loss(guess, truth, reduction="none"))
+        apart.append(ops.generalized_box_iou_loss(guess, truth, reduction="none"))
         with torch.no_grad():
-            quality[row, place] = box_iou(guess, truth).diagonal().clamp(min=0.05)
+            quality[row, place] = ops.box_iou(guess, truth).diagonal().clamp(min=0.05)
     count = max(sum(len(part) for part in apart), 1)
     weight = (logits.sigmoid() - quality).abs() ** 2
     focal = (weight * F.binary_cross_entropy_with_logits(logits, quality, reduction="none")).sum() / count
@@ -220,18 +232,17 @@ def _proposal_losses(logits: Tensor, boxes: Tensor, targets: list, shape: torch.
 @torch.no_grad()
 def _choose(logits: Tensor, boxes: Tensor, wanted: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Boxes (n, 4) for the second stage to look at and the thing (n,) that each one is on, -1 for background."""
-    from torchvision.ops import box_iou, nms
-
+    ops = vision_ops()
     limit = torch.tensor([*size, *size], device=boxes.device, dtype=boxes.dtype)
     boxes = torch.minimum(boxes.clamp(min=0), limit)
     best = logits.topk(min(200, len(logits))).indices
-    best = best[nms(boxes[best], logits[best], 0.7)][:60]
+    best = best[ops.nms(boxes[best], logits[best], 0.7)][:60]
     sides = (wanted[:, 2:] - wanted[:, :2]).repeat(3, 1)
     # things shifted and stretched, so that there are good boxes to look at from the first step
     near = mend(wanted.repeat(3, 1), torch.randn(len(sides), 4, device=boxes.device) * 0.08)
     every = torch.minimum(torch.cat([wanted, near, boxes[best]]).clamp(min=0), limit)
     every = every[((every[:, 2:] - every[:, :2]) > 2).all(1)]
-    overlap, thing = box_iou(every, wanted).max(1)
+    overlap, thing = ops.box_iou(every, wanted).max(1)
     positive = torch.nonzero(overlap >= 0.5)[:, 0]
     negative = torch.nonzero(overlap < 0.5)[:, 0]
     positive = positive[torch.randperm(len(positive), device=boxes.device)[: _ROIS * 2 // 3]]
