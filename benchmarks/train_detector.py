@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from uniter import draws
-from uniter.regions.detectors import SmallDetectorConfig
-from uniter.regions.training import DetectorTraining, train_detector
+from uniter.regions.detectors import SmallDetector, SmallDetectorConfig
+from uniter.regions.training import DetectorTraining, calibrate, train_detector
 from uniter.scenes.draw import draw
 from uniter.scenes.shapes import SHAPES
 from uniter.scenes.world import COLOURS, SIZES, TEXTURES, make_scene, scene_truth
@@ -66,9 +66,15 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("src/uniter/assets/detector"))
     parser.add_argument("--checkpoint", type=Path, help="a file to continue a killed run from")
+    parser.add_argument(
+        "--calibrate-only", action="store_true", help="set the feature statistics of a trained one anew"
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     training = DetectorTraining(options.steps, options.batch, options.rate, seed=options.seed, save_every=500)
+    if options.calibrate_only:
+        calibrate(SmallDetector.load(options.out), Scenes(options.seed, "train", options.pictures), options.out)
+        return
     train_detector(
         Scenes(options.seed, "train", options.pictures),
         CONFIG,

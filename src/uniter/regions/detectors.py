@@ -159,6 +159,9 @@ class SmallNetwork(nn.Module):
         self.attributes = nn.ModuleDict(
             {name: nn.Linear(config.feature_size, len(values)) for name, values in config.attributes.items()}
         )
+        # What turns a hidden vector into a region's feature; `training.calibrate` sets them.
+        self.register_buffer("feature_mean", torch.zeros(config.feature_size))
+        self.register_buffer("feature_scale", torch.ones(config.feature_size))
         nn.init.constant_(self.objectness.bias, -4.0)  # pyrefly: ignore  # almost every place is background (Lin et al. 2017)
         nn.init.zeros_(self.deltas.weight)
         nn.init.zeros_(self.deltas.bias)
@@ -170,6 +173,13 @@ class SmallNetwork(nn.Module):
             if isinstance(module, _Conv):
                 module.fold()
         return self
+
+    def standardise(self, hidden: Tensor, limit: float) -> Tensor:
+        """Features (N, F) of hidden vectors: each number has mean 0 and deviation 1 over the training pictures.
+
+        What all regions have in common would otherwise drown what tells them apart, and a model would learn more slowly.
+        """
+        return ((hidden - self.feature_mean) * self.feature_scale).clamp(-limit, limit)
 
     def maps(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Maps to pool from and to propose on.
@@ -258,6 +268,8 @@ class SmallDetector:
         fingerprint: what the regions are marked with.
         device: where to compute.
     """
+
+    standard_limit = 8.0  # a feature's largest magnitude, in deviations
 
     def __init__(self, network: SmallNetwork, fingerprint: str, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
@@ -376,7 +388,7 @@ class SmallDetector:
         take = lambda tensor: tensor[order].cpu().numpy()
         limit = np.array([looked.width, looked.height] * 2, dtype=np.float32)
         regions = Regions(
-            features=take(described.features.clamp(max=6e4).half()),
+            features=take(self.network.standardise(described.features, self.standard_limit).half()),
             boxes=np.minimum(take(boxes / looked.scale), limit),
             width=looked.width,
             height=looked.height,

@@ -124,6 +124,31 @@ def train_detector(
                 state |= {"schedule": schedule.state_dict(), "step": step + 1}
                 torch.save(state, f"{checkpoint}.writing")
                 Path(f"{checkpoint}.writing").replace(checkpoint)
+    return calibrate(SmallDetector.load(out), pictures, out)
+
+
+def calibrate(
+    detector: SmallDetector, pictures: Sequence[tuple[Image.Image, Targets]], out: str | os.PathLike, count: int = 300
+) -> SmallDetector:
+    """Set the mean and deviation that features are standardised by, and write the detector.
+
+    Args:
+        detector: a trained one.
+        pictures: training pictures; the first `count` are looked at.
+        out: the folder to write to.
+        count: pictures to look at.
+    """
+    network = detector.network
+    network.feature_mean.zero_()
+    network.feature_scale.fill_(1.0)
+    limit, detector.standard_limit = detector.standard_limit, float("inf")
+    seen = [detector.detect([pictures[i][0]])[0].features for i in range(min(count, len(pictures)))]
+    detector.standard_limit = limit
+    features = torch.from_numpy(np.concatenate(seen)).float()
+    deviation = features.std(0)
+    network.feature_mean.copy_(features.mean(0))
+    network.feature_scale.copy_(torch.where(deviation > 1e-3, 1 / deviation.clamp(min=1e-3), 0.0))
+    detector.save(out)
     return SmallDetector.load(out)
 
 
