@@ -78,6 +78,20 @@ class RegionEmbeddings(nn.Module):
 # ---------------------------------------------------------------- encoder
 
 
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """Scaled dot-product attention, (B, N, S, H) each and a (B, 1, 1, S) mask, True = may be read -> (B, N, S, H).
+
+    Training on the CPU multiplies the matrices out: there the backward pass of PyTorch's fused kernel is several times as slow at
+    the short sequences of pairs.
+    """
+    if query.is_cuda or not (torch.is_grad_enabled() and query.requires_grad):
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    return F.dropout(scores.softmax(-1).to(value.dtype), dropout, training=dropout > 0) @ value
+
+
 class SelfAttention(nn.Module):
     """Query, key and value projections and scaled dot-product attention over real positions."""
 
@@ -93,13 +107,8 @@ class SelfAttention(nn.Module):
         """(B, S, D) and a (B, 1, 1, S) mask, True = may be read -> (B, S, D)."""
         batch, length, hidden = states.shape
         split = lambda x: x.view(batch, length, self.heads, hidden // self.heads).transpose(1, 2)
-        context = F.scaled_dot_product_attention(
-            split(self.query(states)),
-            split(self.key(states)),
-            split(self.value(states)),
-            attn_mask=mask,
-            dropout_p=self.dropout.p if self.training else 0.0,
-        )
+        rate = self.dropout.p if self.training else 0.0
+        context = attend(split(self.query(states)), split(self.key(states)), split(self.value(states)), mask, rate)
         return context.transpose(1, 2).reshape(batch, length, hidden)
 
 

@@ -159,6 +159,7 @@ class FinetuneRecipe(Settings):
     train_split: str = Field("train", description="Split to train on.")
     validation_split: str | None = Field("val", description="Split to validate on; null: no validation.")
     max_text: int = Field(60, ge=1, description="Longest text in pieces, CLS and SEP not counted; longer ones are cut.")
+    vocabulary: FilePath | None = Field(None, description="Vocabulary file; null: the model's, or looked up.")
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the task, by name.")
     train: Training = Field(default_factory=Training, description="How it is trained.")
 

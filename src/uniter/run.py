@@ -1,5 +1,6 @@
 """Recipe in, run out: builds the model and the job that a recipe describes and hands them to the loop."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from uniter import draws
@@ -8,9 +9,9 @@ from uniter.modeling_uniter import UniterForPreTraining, UniterPreTrainedModel
 from uniter.pipeline import SHIPPED, check_detector
 from uniter.pretraining import Captioned, Pretraining, make_objectives
 from uniter.processing_uniter import UniterProcessor, Vocabulary
-from uniter.recipe import FinetuneRecipe, ModelSettings, PretrainRecipe, Recipe, to_yaml
+from uniter.recipe import FinetuneRecipe, ModelSettings, PretrainRecipe, Recipe, read_yaml, to_yaml
 from uniter.regions.store import Store
-from uniter.tasks.base import load
+from uniter.tasks.base import FineTuning, Task, load
 from uniter.training.loop import Result, train
 
 
@@ -26,8 +27,8 @@ def run(recipe: Recipe, out: str | Path, progress: bool = True, resume: bool = T
     Raises:
         ValueError: a file is missing or foreign, settings do not fit each other, or the folder holds something else.
     """
-    make = pretraining_job if isinstance(recipe, PretrainRecipe) else finetuning_job
-    return train(make(recipe), recipe.train, out, to_yaml(recipe), resume, progress)
+    job = pretraining_job(recipe) if isinstance(recipe, PretrainRecipe) else finetuning_job(recipe)
+    return train(job, recipe.train, out, to_yaml(recipe), resume, progress)
 
 
 def pretraining_job(recipe: PretrainRecipe) -> Pretraining:
@@ -92,3 +93,86 @@ def make_model(
             "`vocabulary` out to use the model's own"
         )
     return model
+
+
+def finetuning_job(recipe: FinetuneRecipe) -> FineTuning:
+    """The job of a fine-tuning recipe."""
+    processor = make_processor(recipe.model, recipe.vocabulary, recipe.max_text)
+    store = Store(recipe.regions)
+    options = dict(recipe.options)
+    most = options.pop("validation_examples", None)
+    task = load(recipe.task)(recipe.data, store, processor, recipe.train.seed, **options)
+    model = make_model(task.model, recipe.model, processor, store, recipe.train.seed, **task.config())
+    return FineTuning(task, model, recipe.train_split, recipe.validation_split, most)
+
+
+def evaluate(
+    task: str,
+    data: str | Path,
+    regions: str | Path,
+    split: str,
+    model: str | Path | None = None,
+    options: Sequence[str] = (),
+    predictions: str | Path | None = None,
+    progress: bool = False,
+) -> dict[str, float]:
+    """The numbers of a model, or of a file of predictions, on a split of a task."""
+    prepared, examples = _task(task, data, regions, split, model, options, with_model=predictions is None)
+    if predictions is not None:
+        return prepared.score(prepared.read(predictions), examples)
+    return prepared.evaluate(_model(prepared, model), examples, progress=progress)
+
+
+def predict(
+    task: str,
+    data: str | Path,
+    regions: str | Path,
+    split: str,
+    model: str | Path | None,
+    options: Sequence[str],
+    out: str | Path,
+    progress: bool = False,
+) -> int:
+    """Write the benchmark's prediction file; returns how many predictions it holds.
+
+    Raises:
+        ValueError: the file exists already, among others.
+    """
+    if Path(out).exists():
+        raise ValueError(f"{out} exists already: remove it or write to another name")
+    prepared, examples = _task(task, data, regions, split, model, options)
+    found = prepared.predict(_model(prepared, model), examples, progress=progress)
+    prepared.write(found, out)
+    return len(found)
+
+
+def _task(
+    name: str,
+    data: str | Path,
+    regions: str | Path,
+    split: str,
+    model: str | Path | None,
+    options: Sequence[str],
+    with_model: bool = True,
+) -> tuple[Task, list]:
+    processor = UniterProcessor.from_pretrained(_folder(name, model)) if with_model else None
+    given = {key: read_yaml(text) for key, _, text in (option.partition("=") for option in options)}
+    task = load(name)(data, Store(regions), processor, **given)
+    return task, task.examples(split)
+
+
+def _folder(task: str, model: str | Path | None) -> Path:
+    folder = SHIPPED / task if model is None else Path(model)
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} holds no saved model (no config.json): give a folder that training wrote")
+    return folder
+
+
+def _model(task: Task, folder: str | Path | None) -> UniterPreTrainedModel:
+    import torch
+
+    place = _folder(task.name, folder)
+    model = task.model.from_pretrained(place)
+    assert isinstance(task.regions, Store)
+    check_detector(model.config.detector, task.regions.detector, place, task.regions)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,1 @@
+"""Benchmarks, one file each; a task is found by its module's path."""
