@@ -38,7 +38,7 @@ def test_any_size_gives_valid_regions(detector, size):
     assert (regions.boxes >= 0).all() and (regions.boxes <= [*size, *size]).all()
     assert (regions.boxes[:, 2:] > regions.boxes[:, :2]).all()
     assert (np.diff(regions.scores) <= 0).all()
-    assert regions.features.shape[1] == detector.feature_size and (regions.features >= 0).all()
+    assert regions.features.shape[1] == detector.feature_size and (np.abs(regions.features) <= 8).all()
     assert np.allclose(regions.class_probs.sum(1), 1, atol=1e-5)
 
 
