@@ -7,6 +7,7 @@ checkpoint's folder.
 import json
 import logging
 import os
+import string
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -114,9 +115,14 @@ class Vocabulary:
 
     @classmethod
     def train(cls, texts: Iterable[str], size: int) -> "Vocabulary":
-        """A cased WordPiece vocabulary of at most `size` pieces, learned from texts; special pieces come first."""
+        """A cased WordPiece vocabulary of at most `size` pieces, learned from texts; special pieces and all of ASCII are in it."""
         tokenizer = _wordpiece({"[UNK]": 0})
-        trainer = WordPieceTrainer(vocab_size=size, special_tokens=SPECIAL_PIECES, show_progress=False)
+        trainer = WordPieceTrainer(
+            vocab_size=size,
+            special_tokens=SPECIAL_PIECES,
+            initial_alphabet=[*string.ascii_letters, *string.digits, *string.punctuation],
+            show_progress=False,
+        )
         tokenizer.train_from_iterator(texts, trainer)
         return cls(tuple(sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)))
 

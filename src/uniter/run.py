@@ -40,7 +40,7 @@ def pretraining_job(recipe: PretrainRecipe) -> Pretraining:
     ]
     model = make_model(UniterForPreTraining, recipe.model, processor, sources[0].store, recipe.train.seed)
     for source in [*sources, *validation]:
-        check_detector(model.config.detector, source.store.detector, "the model", source.store)
+        check_detector(model.config.detector, source.store.detector, "the model", source.store.path)
     objectives = make_objectives(recipe.objectives, processor.vocabulary)
     weights = [source.weight for source in recipe.sources]
     return Pretraining(model, processor, sources, validation, objectives, recipe.train.seed, weights)
@@ -53,7 +53,12 @@ def make_processor(model: ModelSettings, vocabulary: Path | None, max_text: int)
     """
     if str(vocabulary) == "scenes":
         vocabulary = SHIPPED.parent / "vocab.txt"
-    return UniterProcessor(Vocabulary.find(vocabulary, model.from_), max_text)
+    return UniterProcessor(Vocabulary.find(vocabulary, weights_folder(model)), max_text)
+
+
+def weights_folder(model: ModelSettings) -> Path | None:
+    """Where a run's weights come from: a folder, or `shipped` for the pre-trained model in the package; None: fresh."""
+    return SHIPPED / "pretrained" if str(model.from_) == "shipped" else model.from_
 
 
 def make_model(
@@ -72,7 +77,8 @@ def make_model(
     import torch
 
     torch.manual_seed(draws.number(seed, "weights"))
-    if settings.from_ is None:
+    folder = weights_folder(settings)
+    if folder is None:
         shape = UniterConfig.of_size(
             settings.size,
             **{
@@ -85,11 +91,15 @@ def make_model(
             },
         )
         return kind(shape)
-    model = kind.from_pretrained(settings.from_, **config, **settings.config)
-    check_detector(model.config.detector, store.detector, settings.from_, store)
+    if not (folder / "config.json").is_file():
+        raise ValueError(
+            f"model.from: {folder} holds no saved model (no config.json): give a folder that training wrote"
+        )
+    model = kind.from_pretrained(folder, **config, **settings.config)
+    check_detector(model.config.detector, store.detector, folder, store.path)
     if model.config.vocab_size != len(processor.vocabulary):
         raise ValueError(
-            f"{settings.from_} has {model.config.vocab_size} word pieces, the vocabulary {len(processor.vocabulary)}: leave "
+            f"{folder} has {model.config.vocab_size} word pieces, the vocabulary {len(processor.vocabulary)}: leave "
             "`vocabulary` out to use the model's own"
         )
     return model
@@ -174,5 +184,5 @@ def _model(task: Task, folder: str | Path | None) -> UniterPreTrainedModel:
     place = _folder(task.name, folder)
     model = task.model.from_pretrained(place)
     assert isinstance(task.regions, Store)
-    check_detector(model.config.detector, task.regions.detector, place, task.regions)
+    check_detector(model.config.detector, task.regions.detector, place, task.regions.path)
     return model.to("cuda" if torch.cuda.is_available() else "cpu")

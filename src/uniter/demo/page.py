@@ -185,10 +185,8 @@ def table(
     for name, values in rows:
         cells = []
         for number, value in enumerate(values):
-            win = ""
-            if compare and number == compare[1] and value is not None:
-                other = values[compare[0]]
-                win = ' class="win"' if other is not None and value > other else ""
+            beaten = [values[a] for a, b in compare if b == number and values[a] is not None]
+            win = ' class="win"' if value is not None and beaten and value > max(beaten) else ""
             cells.append(f"<td{win}>{'–' if value is None else f'{value:.1f}'}</td>")
         body.append(f"<tr><td>{escape(name)}</td>{''.join(cells)}</tr>")
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"

@@ -1,0 +1,192 @@
+"""The main job, once, offline, in minutes: pictures and sentences in, a pre-trained and fine-tuned model and a page about it out."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from uniter.demo.report import write_report
+from uniter.pipeline import SHIPPED
+from uniter.recipe import Recipe, parse_recipe
+from uniter.regions.extract import extract
+from uniter.run import evaluate, run
+from uniter.scenes.write import make
+from uniter.tasks.base import write_json
+
+TASKS = ("vqa", "refcoco", "retrieval")
+STARTS = ("scratch", "pretrained")
+SPLITS = ("test", "novel")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much the demo does.
+
+    Args:
+        pictures: drawn for each split.
+        pretraining: updates of pre-training.
+        finetuning: updates of fine-tuning on each task, with and without pre-training.
+        measured: pictures that retrieval is measured among.
+        tokens: budget of a batch.
+    """
+
+    train: int = 1000
+    val: int = 40
+    test: int = 150
+    novel: int = 150
+    pretraining: int = 1100
+    finetuning: int = 200
+    measured: int = 100
+    tokens: int = 2560
+
+
+def pretraining_recipe(out: Path, sizes: Sizes, seed: int) -> Recipe:
+    """Pre-training of the tiny model on the demo's own pictures: the paper's mixture, words and matching more often."""
+    source = (
+        f"{{captions: {_quoted(out / 'world' / 'dataset_scenes.json')}, regions: {_quoted(out / 'regions')}, split: "
+    )
+    return parse_recipe(
+        f"""
+kind: pretrain
+model: {{size: tiny}}
+vocabulary: scenes
+sources: [{source}train}}]
+validation: [{source}val}}]
+objectives: {{mlm: 4, itm: 4, mrfr: 1, mrckl: 1}}
+train: {{seed: {seed}, steps: {sizes.pretraining}, tokens: {sizes.tokens}, learning_rate: 1.0e-3, schedule: cosine, dropout: 0.0,
+  precision: bfloat16, validate_every: {max(1, sizes.pretraining // 4)}, save_every: 250}}
+""",
+        name="demo",
+    )
+
+
+def finetuning_recipe(out: Path, sizes: Sizes, seed: int, task: str, start: str) -> Recipe:
+    """Fine-tuning on a task: the same budget and settings from scratch and from the demo's pre-trained model."""
+    model = "{size: tiny}" if start == "scratch" else f"{{from: {_quoted(out / 'runs' / 'pretrain' / 'last')}}}"
+    options = "{captions_per_image: 1, max_images: 30}" if task == "retrieval" else "{validation_examples: 150}"
+    return parse_recipe(
+        f"""
+kind: finetune
+task: {task}
+model: {model}
+vocabulary: scenes
+data: {_quoted(out / "world")}
+regions: {_quoted(out / "regions")}
+options: {options}
+train: {{seed: {seed}, steps: {sizes.finetuning}, tokens: {sizes.tokens}, learning_rate: {"3.0e-4" if task == "retrieval" else "1.0e-3"},
+  dropout: 0.0, precision: bfloat16, validate_every: {max(1, sizes.finetuning // 4)}, save_every: 250}}
+""",
+        name="demo",
+    )
+
+
+def _quoted(path: Path) -> str:
+    return json.dumps(path.as_posix())
+
+
+def run_demo(out: str | Path, seed: int = 0, progress: bool = True, sizes: Sizes | None = None) -> Path:
+    """Draw, find regions, pre-train, fine-tune, measure, and write the page.
+
+    Every stage resumes where it was stopped; a finished demo only writes its page again.
+
+    Args:
+        out: folder of the demo; new, or of a demo with the same settings.
+        seed: of pictures, weights and order.
+        progress: show progress lines.
+        sizes: how much to do.
+
+    Returns:
+        The page, `index.html` in the folder.
+
+    Raises:
+        ValueError: the folder holds something else.
+    """
+    out, sizes = Path(out), sizes or Sizes()
+    _claim(out, {"demo": 1, "seed": seed, **vars(sizes)})
+    seconds = _Clock(out / "seconds.json")
+    pictures = {"train": sizes.train, "val": sizes.val, "test": sizes.test, "novel": sizes.novel}
+    seconds.time("draw", lambda: make(out / "world", pictures, seed=seed, workers=2, progress=progress))
+    seconds.time("regions", lambda: extract(out / "world" / "images", out / "regions", progress=progress))
+    recipe = pretraining_recipe(out, sizes, seed)
+    seconds.time("pre-train", lambda: _finished(run(recipe, out / "runs" / "pretrain", progress)))
+    for task in TASKS:
+        for start in STARTS:
+            recipe = finetuning_recipe(out, sizes, seed, task, start)
+            folder = out / "runs" / f"{task}-{start}"
+            seconds.time("fine-tune", lambda r=recipe, f=folder: _finished(run(r, f, progress)))
+    numbers = seconds.time("measure", lambda: measure(out, sizes, progress))
+    page = seconds.time("page", lambda: write_report(out, numbers, seconds.spent))
+    return page
+
+
+def _finished(result: Any) -> Any:
+    if not result.finished:
+        raise KeyboardInterrupt
+    return result
+
+
+def _claim(out: Path, settings: dict[str, Any]) -> None:
+    """Take the folder for this demo, or refuse it."""
+    path = out / "demo.json"
+    if path.is_file():
+        old = json.loads(path.read_text(encoding="utf-8"))
+        for key, value in settings.items():
+            if old.get(key) != value:
+                raise ValueError(f"{out} holds a demo with {key} {old.get(key)}, not {value}: choose another --out")
+    elif out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out} holds something that is no demo: choose another --out")
+    else:
+        write_json(path, settings)
+
+
+class _Clock:
+    """How long each stage took, over all sessions of a demo."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.spent: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
+
+    def time(self, stage: str, work: Callable[[], Any]) -> Any:
+        began = time.perf_counter()
+        try:
+            return work()
+        finally:
+            self.spent[stage] = round(self.spent.get(stage, 0.0) + time.perf_counter() - began, 1)
+            write_json(self.path, self.spent)
+
+
+def measure(out: Path, sizes: Sizes, progress: bool = True) -> dict[str, dict[str, dict[str, float]]]:
+    """The numbers of every model on held-out pictures: task -> split -> start -> number; kept in numbers.json."""
+    path = out / "numbers.json"
+    if path.is_file():
+        return json.loads(path.read_text(encoding="utf-8"))
+    among = [f"max_images={sizes.measured}", "captions_per_image=1"]
+    folders = {
+        "zero-shot": {"pretrained": out / "runs" / "pretrain" / "last", "shipped": SHIPPED / "pretrained"},
+        **{
+            task: {
+                **{start: out / "runs" / f"{task}-{start}" / "best" for start in STARTS},
+                "shipped": SHIPPED / task,
+            }
+            for task in TASKS
+        },
+    }
+    numbers: dict[str, dict[str, dict[str, float]]] = {}
+    for task, models in folders.items():
+        name = "retrieval" if task == "zero-shot" else task
+        for split in SPLITS:
+            for start, folder in models.items():
+                found = evaluate(
+                    name,
+                    out / "world",
+                    out / "regions",
+                    split,
+                    folder,
+                    among if name == "retrieval" else [],
+                    progress=progress,
+                )
+                numbers.setdefault(task, {}).setdefault(split, {})[start] = found
+    write_json(path, numbers)
+    return numbers
