@@ -1,0 +1,255 @@
+"""What every task keeps, whatever the benchmark; a new task is tested here as soon as tests/fixtures.py has its maker."""
+
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+import fixtures
+from uniter.regions.store import Store
+from uniter.tasks.base import FineTuning, load, names
+
+TASKS = names()
+
+
+@pytest.fixture(params=TASKS)
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def case(name, tmp_path):
+    return fixtures.make_case(name, tmp_path / "data")
+
+
+@pytest.fixture
+def task(name, case):
+    return fixtures.make_task(name, case)
+
+
+def fresh_model(task, **settings):
+    torch.manual_seed(0)
+    return task.model(fixtures.tiny_config(**task.config(), **settings))
+
+
+def one_line_error(call):
+    with pytest.raises(ValueError) as caught:
+        call()
+    message = str(caught.value)
+    assert message and "\n" not in message
+    return message
+
+
+# ---------------------------------------------------------------- learning
+
+
+def test_the_loss_is_finite_and_falls(task):
+    job = FineTuning(task, fresh_model(task, initializer_range=0.02))
+    optimizer = torch.optim.Adam(job.model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(20):
+        loss, numbers = job.loss(task.name, job.prepare(task.name, np.arange(len(job.examples)), epoch=0))
+        assert loss.ndim == 0 and all(np.isfinite(float(value)) for value in numbers.values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert np.isfinite(losses).all()
+    assert losses[-1] < 0.9 * losses[0], losses
+
+
+def test_a_training_batch_is_a_pure_function_of_indices_and_epoch(name, case):
+    batches = []
+    for order in ([0, 1, 2], [2, 1, 0]):  # other batches in between change nothing
+        task = fixtures.make_task(name, case)
+        examples = task.examples("train")
+        for index in order:
+            task.training_batch(examples, np.array([index]), 7)
+        batches.append(task.training_batch(examples, np.array([2, 0]), 1))
+    assert batches[0].keys() == batches[1].keys()
+    for key in batches[0]:
+        torch.testing.assert_close(batches[0][key], batches[1][key], rtol=0, atol=0)
+
+
+def test_the_job_measures_saves_and_names_what_to_watch(task, tmp_path):
+    job = FineTuning(task, fresh_model(task), validation_examples=3)
+    numbers = job.validate()
+    assert job.monitor in numbers and all(np.isfinite(value) for value in numbers.values())
+    job.save(tmp_path / "saved")
+    again = task.model.from_pretrained(tmp_path / "saved").eval()
+    assert task.evaluate(again, job.validation) == numbers
+
+
+def test_lengths_are_those_of_the_encoded_pairs_and_need_no_region_arrays(name, case, tmp_path, monkeypatch):
+    task = fixtures.make_task(name, case)
+    examples = task.examples("train")
+    expected = [sum(len(row) for row in task.encode([example])) for example in examples]
+    if name == "retrieval":  # a positive comes with a negative image and a negative text
+        expected = [3 * length for length in expected]
+    assert task.lengths(examples).tolist() == expected and task.lengths(examples).dtype == np.int64
+
+    fixtures.write_store(tmp_path / "store", case.regions)
+    task = load(name)(case.data, tmp_path / "store", fixtures.processor(), **case.options)
+    monkeypatch.setattr(Store, "__getitem__", lambda self, image: pytest.fail("a region array was read"))
+    assert task.lengths(task.examples("train")).tolist() == expected
+
+
+# ---------------------------------------------------------------- predicting
+
+
+def raw(task, model, examples, tokens):
+    """What the model says of each example before it is decoded, as {name of an outcome: number}."""
+    if task.name == "retrieval":
+        images = list(dict.fromkeys(example.image for example in examples))
+        return [dict(zip(images, map(float, row))) for row in task.predict(model, examples, tokens=tokens)]
+    real = lambda row: {i: float(value) for i, value in enumerate(row) if value > -9999}
+    task.decode = lambda output, chosen, batch: [real(row) for row in output.logits]
+    try:
+        return task.predict(model, examples, tokens=tokens)
+    finally:
+        del task.decode
+
+
+def test_batch_size_and_neighbours_change_no_prediction(task):
+    model = fresh_model(task)
+    examples = task.examples("train")
+    usual = task.predict(model, examples)
+    assert len(usual) == len(examples)
+    numbers = raw(task, model, examples, 8192)
+    spread = np.std([value for row in numbers for value in row.values()])
+    assert spread > 1e-2, "the model cannot tell the examples apart: nothing would be tested"
+
+    order = np.random.default_rng(0).permutation(len(examples)).tolist()
+    shuffled = [examples[i] for i in order]
+    for tokens in (1, 40, 8192):
+        for chosen, rows in ((examples, range(len(examples))), (shuffled, order)):
+            for found, row in zip(raw(task, model, chosen, tokens), rows, strict=True):
+                assert found.keys() == numbers[row].keys()
+                for key, value in found.items():
+                    assert abs(value - numbers[row][key]) < 1e-5
+    if task.name != "retrieval":
+        assert task.predict(model, examples, tokens=40) == usual
+        assert task.predict(model, shuffled) == [usual[i] for i in order]
+        assert task.predict(model, examples[3:4]) == usual[3:4]
+
+
+def test_predicting_leaves_the_model_in_the_mode_it_was_in(task):
+    model = fresh_model(task, hidden_dropout_prob=0.5).train()
+    examples = task.examples("val")
+    first, second = raw(task, model, examples, 8192), raw(task, model, examples, 8192)
+    assert model.training and first == second
+
+
+def test_no_examples_make_no_predictions(task):
+    assert list(task.predict(fresh_model(task), [])) == []
+
+
+# ---------------------------------------------------------------- scoring
+
+
+def test_a_perfect_prediction_scores_100(name, case, task):
+    alone = load(name)(case.data, **case.options)  # no regions, no processor, no model
+    for one in (task, alone):
+        examples = one.examples("val")
+        numbers = one.score(one.perfect(examples), examples)
+        assert numbers[one.monitor] == pytest.approx(100.0)
+        assert not [key for key, value in numbers.items() if not -1e-9 <= value <= 100 + 1e-9]
+
+
+def test_the_written_file_reads_back(task, tmp_path):
+    examples = task.examples("val")
+    found = task.predict(fresh_model(task), examples)
+    path = tmp_path / "new" / "predictions"
+    task.write(found, path)
+    again = task.read(path)
+    assert len(again) == len(found)
+    for one, other in zip(again, found, strict=True):
+        np.testing.assert_equal(one, other)
+    assert task.score(again, examples) == task.score(found, examples)
+    assert [file.name for file in path.parent.iterdir()] == ["predictions"], "nothing temporary is left"
+
+
+def test_predictions_of_something_else_are_refused(task, tmp_path):
+    examples = task.examples("val")
+    one_line_error(lambda: task.score(task.perfect(examples)[1:], examples))
+    message = one_line_error(lambda: task.read(tmp_path / "nowhere"))
+    assert "nowhere" in message
+    (tmp_path / "bad").write_text("{{{")
+    assert "bad" in one_line_error(lambda: task.read(tmp_path / "bad"))
+
+
+# ---------------------------------------------------------------- what a user gets wrong
+
+
+def test_unknown_split(task):
+    assert "holiday" in one_line_error(lambda: task.examples("holiday"))
+
+
+def test_missing_folder(name, case):
+    message = one_line_error(lambda: load(name)(case.data / "nowhere"))
+    assert "nowhere" in message and "folder" in message
+
+
+def test_missing_file(name, case, task):
+    for file in case.files:
+        if "annotations" in file:
+            continue  # questions without answers are a test split
+        kept = (case.data / file).rename(case.data.parent / "kept")
+        message = one_line_error(lambda: task.examples("train"))
+        assert str(case.data) in message and "put" in message
+        kept.rename(case.data / file)
+
+
+def test_malformed_file(case, task):
+    for file in case.files:
+        kept = (case.data / file).read_bytes()
+        for bad in (b"", kept[: len(kept) // 2], b"[1, 2]", b"{}", pickle.dumps([1, 2]), b"\xff\xfe\x00"):
+            (case.data / file).write_bytes(bad)
+            assert file in one_line_error(lambda: task.examples("train"))
+        (case.data / file).write_bytes(kept)
+    assert task.examples("train")
+
+
+def test_missing_region(name, case, tmp_path):
+    del case.regions[case.image]
+    fixtures.write_store(tmp_path / "store", case.regions)
+    for regions in (case.regions, str(tmp_path / "store")):
+        task = load(name)(case.data, regions, fixtures.processor(), **case.options)
+        examples = task.examples("train")
+        for call in (task.encode, task.lengths):
+            message = one_line_error(lambda call=call, examples=examples: call(examples))
+            assert case.image in message and "extract" in message
+
+
+def test_unknown_option(name, case, task):
+    message = one_line_error(lambda: load(name)(case.data, colour=3))
+    assert "colour" in message and name in message
+    for key in task.options:
+        assert repr(key[:-1]) in (message := one_line_error(lambda key=key: load(name)(case.data, **{key[:-1]: 1})))
+        assert f"did you mean {key}?" in message
+
+
+def test_option_of_the_wrong_kind(name, case, task):
+    for key, default in task.options.items():
+        if default is not None:
+            message = one_line_error(lambda key=key: load(name)(case.data, **{key: {"a": 1}}))
+            assert key in message
+
+
+def test_a_store_given_by_path_is_opened(name, case, tmp_path):
+    fixtures.write_store(tmp_path / "store", case.regions)
+    task = load(name)(str(case.data), str(tmp_path / "store"), fixtures.processor(), **case.options)
+    examples = task.examples("train")
+    assert len(task.encode(examples[:2])) == 2
+    shutil.rmtree(tmp_path / "store")
+
+
+def test_every_task_has_a_fixture():
+    for name in TASKS:
+        assert name in fixtures.MAKERS, (
+            f"task {name!r} has no fixture: add a maker for it to MAKERS in tests/fixtures.py"
+        )
+    with pytest.raises(AssertionError, match="add a maker"):
+        fixtures.make_case("unheard-of", None)

@@ -1,0 +1,215 @@
+"""Small hand-made folders in the benchmarks' exact public layouts, with random regions: one maker for each task."""
+
+import json
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from uniter.configuration_uniter import UniterConfig
+from uniter.processing_uniter import SPECIAL_PIECES, UniterProcessor, Vocabulary
+from uniter.regions import Regions
+from uniter.regions.store import StoreWriter
+from uniter.tasks.base import Task, load
+
+FEATURES = 12
+COLOURS = ["red", "green", "blue", "yellow", "black", "white", "pink", "grey"]
+WORDS = [
+    "!",
+    ".",
+    ",",
+    "?",
+    "'",
+    "a",
+    "an",
+    "the",
+    "is",
+    "are",
+    "there",
+    "what",
+    "how",
+    "many",
+    "colour",
+    "of",
+    "left",
+    "right",
+    "big",
+    "small",
+    "dog",
+    "cat",
+    "man",
+    "one",
+    "two",
+    "yes",
+    "no",
+]
+WIDTH, HEIGHT = 640.0, 480.0
+
+
+@dataclass
+class Case:
+    """A task's folder and what goes with it.
+
+    Args:
+        data: the folder of public files.
+        regions: image name -> regions.
+        options: of the task, so that so little data is enough.
+        files: the files that the training split needs, the JSON ones first.
+        image: name of an image that the training split shows.
+    """
+
+    data: Path
+    regions: dict[str, Regions]
+    files: list[str]
+    image: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def processor() -> UniterProcessor:
+    """A processor that knows a few words and all letters."""
+    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
+    pieces = [*SPECIAL_PIECES, *WORDS, *COLOURS, *letters, *(f"##{letter}" for letter in letters)]
+    return UniterProcessor(Vocabulary(tuple(dict.fromkeys(pieces))))
+
+
+def random_regions(seed: int, count: int) -> Regions:
+    """`count` regions of at least 20 pixels a side."""
+    rng = np.random.default_rng(seed)
+    corner = rng.uniform([0, 0], [WIDTH - 220, HEIGHT - 220], (count, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(20, 220, (count, 2))], 1).astype(np.float32)
+    return Regions(rng.standard_normal((count, FEATURES)).astype(np.float32), boxes, WIDTH, HEIGHT)
+
+
+def write_store(folder: Path, regions: Mapping[str, Regions]) -> Path:
+    """The same regions as a store on disk (float16 features)."""
+    with StoreWriter(folder, detector="random") as writer:
+        for name, value in regions.items():
+            writer.add(name, value)
+    return folder
+
+
+def tiny_config(**settings) -> UniterConfig:
+    """A model of 32 numbers and two layers, without dropout; weights large enough to tell inputs apart."""
+    size = {
+        "vocab_size": len(processor().vocabulary),
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "intermediate_size": 48,
+        "region_feature_size": FEATURES,
+        "num_region_classes": 7,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "initializer_range": 0.2,
+    }
+    return UniterConfig.of_size("tiny", **{**size, **settings})
+
+
+def make_task(name: str, case: Case, **options) -> Task:
+    """The task over a case, with the case's regions and the small processor."""
+    return load(name)(case.data, case.regions, processor(), **{**case.options, **options})
+
+
+def write(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def coco_name(split: str, image_id: int) -> str:
+    """COCO's name of an image."""
+    return f"COCO_{split}2014_{image_id:012d}.jpg"
+
+
+# ---------------------------------------------------------------- a maker for each task
+
+
+def karpathy(folder: Path, images: int = 8, captions: int = 2, name: str = "dataset_flickr30k.json") -> Case:
+    """Karpathy's JSON: 8 training and 4 validation images with two captions each."""
+    records, regions, sentid = [], {}, 0
+    for number in range(images + images // 2):
+        file_name = f"{1000 + number}.jpg"
+        regions[file_name] = random_regions(number, 3 + number % 5)
+        sentences = []
+        for k in range(captions):
+            raw = f"{'A' if k else 'The'} {COLOURS[number % 8]} dog is {'left of' if k else 'a'} {COLOURS[number // 2]} cat."
+            words = raw.lower().strip(".").split()
+            sentences.append({"tokens": words, "raw": raw, "imgid": number, "sentid": sentid})
+            sentid += 1
+        split = "train" if number < images else "val"
+        record = {"sentids": [s["sentid"] for s in sentences], "imgid": number, "sentences": sentences}
+        records.append(record | {"split": split, "filename": file_name})
+    write(folder / name, {"images": records, "dataset": "flickr30k"})
+    return Case(folder, regions, [name], "1000.jpg")
+
+
+def vqa_v2(folder: Path, questions: int = 12) -> Case:
+    """VQA v2: OpenEnded questions and annotations of train2014 and val2014; ten people a question."""
+    regions = {}
+    for split, first in (("train", 0), ("val", 100)):
+        asked, answered = [], []
+        for k in range(questions):
+            image_id = first + k // 2
+            regions.setdefault(coco_name(split, image_id), random_regions(image_id, 3 + image_id % 5))
+            ids = {"image_id": image_id, "question_id": image_id * 1000 + k % 2}
+            text = f"What colour is the {'dog' if k % 2 else 'big cat'}?"
+            answer, other = COLOURS[k % 3], COLOURS[(k + 1) % 3]
+            said = [answer] * 7 + [other] * 3
+            people = [
+                {"answer": a, "answer_confidence": "yes", "answer_id": number + 1} for number, a in enumerate(said)
+            ]
+            asked.append(ids | {"question": text})
+            about = {"question_type": "what color is the", "multiple_choice_answer": answer, "answer_type": "other"}
+            answered.append(ids | about | {"answers": people})
+        head = {"info": {}, "license": {}, "data_type": "mscoco", "data_subtype": f"{split}2014"}
+        write(folder / f"v2_OpenEnded_mscoco_{split}2014_questions.json", head | {"questions": asked})
+        write(folder / f"v2_mscoco_{split}2014_annotations.json", head | {"annotations": answered})
+    files = ["v2_OpenEnded_mscoco_train2014_questions.json", "v2_mscoco_train2014_annotations.json"]
+    return Case(folder, regions, files, coco_name("train", 0), {"least": 1})
+
+
+def refer(folder: Path, images: int = 6) -> Case:
+    """RefCOCO: refs(unc).p (protocol 2, as published) and COCO's instances.json; two references an image."""
+    annotations, files, refs, regions, sent_id = [], [], [], {}, 0
+    for image_id in range(1, images + images // 2 + 1):
+        file_name = coco_name("train", image_id)
+        regions[file_name] = found = random_regions(image_id, 3 + image_id % 5)
+        files.append({"id": image_id, "file_name": file_name, "width": int(WIDTH), "height": int(HEIGHT)})
+        for k in range(2):
+            x1, y1, x2, y2 = (round(float(v), 2) for v in found.boxes[k])
+            about = {"id": image_id * 10 + k, "image_id": image_id, "category_id": 1, "iscrowd": 0}
+            annotations.append(about | {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1)})
+            sentences = []
+            for text in (f"{COLOURS[image_id % 8]} {'dog' if k else 'cat'}", f"the {'left' if k else 'right'} one"):
+                sentences.append({"tokens": text.split(), "raw": text.title(), "sent_id": sent_id, "sent": text})
+                sent_id += 1
+            refs.append(
+                {
+                    "sent_ids": [s["sent_id"] for s in sentences],
+                    "file_name": file_name.replace(".jpg", f"_{about['id']}.jpg"),
+                    "ann_id": about["id"],
+                    "ref_id": len(refs),
+                    "image_id": image_id,
+                    "split": "train" if image_id <= images else "val",
+                    "sentences": sentences,
+                    "category_id": 1,
+                }
+            )
+    write(folder / "instances.json", {"images": files, "annotations": annotations, "categories": []})
+    (folder / "refs(unc).p").write_bytes(pickle.dumps(refs, protocol=2))
+    return Case(folder, regions, ["instances.json", "refs(unc).p"], coco_name("train", 1))
+
+
+MAKERS: dict[str, Callable[[Path], Case]] = {"retrieval": karpathy, "vqa": vqa_v2, "refcoco": refer}
+
+
+def make_case(name: str, folder: Path) -> Case:
+    """The case of a task.
+
+    Raises:
+        AssertionError: the task has no maker yet.
+    """
+    assert name in MAKERS, f"task {name!r} has no fixture: add a maker for it to MAKERS in tests/fixtures.py"
+    folder.mkdir(parents=True, exist_ok=True)
+    return MAKERS[name](folder)
