@@ -1,6 +1,7 @@
 """Who may import whom: the table of docs/design.md, held against the source."""
 
 import ast
+import re
 import subprocess
 import sys
 import time
@@ -9,27 +10,21 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1] / "src" / "uniter"
-TENSORS = {"modeling_uniter", "configuration_uniter", "processing_uniter", "regions"}
-MAY = {
-    "draws": set(),
-    "configuration_uniter": set(),
-    "transport": set(),
-    "recipe": set(),
-    "regions": set(),
-    "modeling_uniter": {"configuration_uniter"},
-    "processing_uniter": {"regions"},
-    "objectives": TENSORS | {"transport"},
-    "tasks": TENSORS | {"training.batching"},
-    "pretraining": TENSORS | {"objectives", "tasks", "training.batching"},
-    "training": {"recipe"},
-    "scenes": {"regions.regions"},
-    "pipeline": TENSORS | {"tasks", "transport"},
-    "run": TENSORS | {"objectives", "pretraining", "tasks", "training", "recipe", "pipeline"},
-    "demo": None,  # everything but cli
-    "__main__": None,
-    "cli": None,
-    "__init__": {"pipeline", *TENSORS},
-}
+DESIGN = Path(__file__).parents[1] / "docs" / "design.md"
+
+
+def table():
+    """Module -> what it may import (None: everything), from the table of docs/design.md."""
+    rows = re.findall(r"^\| (`.+`) \| (.+) \|$", DESIGN.read_text(encoding="utf-8").split("## Contracts")[0], re.M)
+    may = {}
+    for modules, allowed in rows:
+        assert allowed in ("everything", "nothing of ours") or "`" in allowed, allowed
+        named = None if allowed == "everything" else set(re.findall(r"`([\w.]+)`", allowed))
+        may.update(dict.fromkeys(re.findall(r"`(\w+)`", modules), named))
+    return may
+
+
+MAY = table()
 
 
 def imports(path):
@@ -59,6 +54,12 @@ def test_imports_follow_the_table(path):
         assert allowed is None or any(module == may or module.startswith(may + ".") for may in allowed), (
             f"{path} imports {module}"
         )
+
+
+def test_the_table_names_only_what_exists():
+    exist = {path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for path in ROOT.rglob("*.py")}
+    exist |= {path.parent.relative_to(ROOT).as_posix() for path in ROOT.glob("*/__init__.py")}
+    assert set(MAY) | {name for named in MAY.values() for name in named or ()} <= exist
 
 
 def test_import_is_quick_and_brings_no_torch():
