@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from uniter.configuration_uniter import UniterConfig
+from uniter.modeling_uniter import UniterPreTrainedModel
 from uniter.processing_uniter import SPECIAL_PIECES, UniterProcessor, Vocabulary
 from uniter.regions import Regions
 from uniter.regions.store import StoreWriter
@@ -54,6 +56,7 @@ class Case:
     """A task's folder and what goes with it.
 
     Args:
+        name: the task's.
         data: the folder of public files.
         regions: image name -> regions.
         options: of the task, so that so little data is enough.
@@ -61,11 +64,16 @@ class Case:
         image: name of an image that the training split shows.
     """
 
+    name: str
     data: Path
     regions: dict[str, Regions]
     files: list[str]
     image: str
     options: dict[str, Any] = field(default_factory=dict)
+
+    def task(self, **options: Any) -> Task:
+        """The task over this folder, with its regions and the small processor."""
+        return load(self.name)(self.data, self.regions, processor(), **{**self.options, **options})
 
 
 def processor() -> UniterProcessor:
@@ -107,9 +115,10 @@ def tiny_config(**settings) -> UniterConfig:
     return UniterConfig.of_size("tiny", **{**size, **settings})
 
 
-def make_task(name: str, case: Case, **options) -> Task:
-    """The task over a case, with the case's regions and the small processor."""
-    return load(name)(case.data, case.regions, processor(), **{**case.options, **options})
+def tiny_model(task: Task, seed: int = 0, **settings) -> UniterPreTrainedModel:
+    """A random model with the task's head."""
+    torch.manual_seed(seed)
+    return task.model(tiny_config(**task.config(), **settings))
 
 
 def write(path: Path, content: Any) -> None:
@@ -141,13 +150,13 @@ def karpathy(folder: Path, images: int = 8, captions: int = 2, name: str = "data
         record = {"sentids": [s["sentid"] for s in sentences], "imgid": number, "sentences": sentences}
         records.append(record | {"split": split, "filename": file_name})
     write(folder / name, {"images": records, "dataset": "flickr30k"})
-    return Case(folder, regions, [name], "1000.jpg")
+    return Case("retrieval", folder, regions, [name], "1000.jpg")
 
 
 def vqa_v2(folder: Path, questions: int = 12) -> Case:
     """VQA v2: OpenEnded questions and annotations of train2014 and val2014; ten people a question."""
     regions = {}
-    for split, first in (("train", 0), ("val", 100)):
+    for split, first in (("train", 100), ("val", 200)):
         asked, answered = [], []
         for k in range(questions):
             image_id = first + k // 2
@@ -166,7 +175,7 @@ def vqa_v2(folder: Path, questions: int = 12) -> Case:
         write(folder / f"v2_OpenEnded_mscoco_{split}2014_questions.json", head | {"questions": asked})
         write(folder / f"v2_mscoco_{split}2014_annotations.json", head | {"annotations": answered})
     files = ["v2_OpenEnded_mscoco_train2014_questions.json", "v2_mscoco_train2014_annotations.json"]
-    return Case(folder, regions, files, coco_name("train", 0), {"least": 1})
+    return Case("vqa", folder, regions, files, coco_name("train", 100), {"least": 1})
 
 
 def refer(folder: Path, images: int = 6) -> Case:
@@ -198,7 +207,7 @@ def refer(folder: Path, images: int = 6) -> Case:
             )
     write(folder / "instances.json", {"images": files, "annotations": annotations, "categories": []})
     (folder / "refs(unc).p").write_bytes(pickle.dumps(refs, protocol=2))
-    return Case(folder, regions, ["instances.json", "refs(unc).p"], coco_name("train", 1))
+    return Case("refcoco", folder, regions, ["instances.json", "refs(unc).p"], coco_name("train", 1))
 
 
 MAKERS: dict[str, Callable[[Path], Case]] = {"retrieval": karpathy, "vqa": vqa_v2, "refcoco": refer}

@@ -26,12 +26,7 @@ def case(name, tmp_path):
 
 @pytest.fixture
 def task(name, case):
-    return fixtures.make_task(name, case)
-
-
-def fresh_model(task, **settings):
-    torch.manual_seed(0)
-    return task.model(fixtures.tiny_config(**task.config(), **settings))
+    return case.task()
 
 
 def one_line_error(call):
@@ -46,7 +41,7 @@ def one_line_error(call):
 
 
 def test_the_loss_is_finite_and_falls(task):
-    job = FineTuning(task, fresh_model(task, initializer_range=0.02))
+    job = FineTuning(task, fixtures.tiny_model(task, initializer_range=0.02))
     optimizer = torch.optim.Adam(job.model.parameters(), lr=3e-3)
     losses = []
     for _ in range(20):
@@ -63,7 +58,7 @@ def test_the_loss_is_finite_and_falls(task):
 def test_a_training_batch_is_a_pure_function_of_indices_and_epoch(name, case):
     batches = []
     for order in ([0, 1, 2], [2, 1, 0]):  # other batches in between change nothing
-        task = fixtures.make_task(name, case)
+        task = case.task()
         examples = task.examples("train")
         for index in order:
             task.training_batch(examples, np.array([index]), 7)
@@ -74,7 +69,7 @@ def test_a_training_batch_is_a_pure_function_of_indices_and_epoch(name, case):
 
 
 def test_the_job_measures_saves_and_names_what_to_watch(task, tmp_path):
-    job = FineTuning(task, fresh_model(task), validation_examples=3)
+    job = FineTuning(task, fixtures.tiny_model(task), validation_examples=3)
     numbers = job.validate()
     assert job.monitor in numbers and all(np.isfinite(value) for value in numbers.values())
     job.save(tmp_path / "saved")
@@ -83,7 +78,7 @@ def test_the_job_measures_saves_and_names_what_to_watch(task, tmp_path):
 
 
 def test_lengths_are_those_of_the_encoded_pairs_and_need_no_region_arrays(name, case, tmp_path, monkeypatch):
-    task = fixtures.make_task(name, case)
+    task = case.task()
     examples = task.examples("train")
     expected = [sum(len(row) for row in task.encode([example])) for example in examples]
     if name == "retrieval":  # a positive comes with a negative image and a negative text
@@ -113,7 +108,7 @@ def raw(task, model, examples, tokens):
 
 
 def test_batch_size_and_neighbours_change_no_prediction(task):
-    model = fresh_model(task)
+    model = fixtures.tiny_model(task)
     examples = task.examples("train")
     usual = task.predict(model, examples)
     assert len(usual) == len(examples)
@@ -136,14 +131,14 @@ def test_batch_size_and_neighbours_change_no_prediction(task):
 
 
 def test_predicting_leaves_the_model_in_the_mode_it_was_in(task):
-    model = fresh_model(task, hidden_dropout_prob=0.5).train()
+    model = fixtures.tiny_model(task, hidden_dropout_prob=0.5).train()
     examples = task.examples("val")
     first, second = raw(task, model, examples, 8192), raw(task, model, examples, 8192)
     assert model.training and first == second
 
 
 def test_no_examples_make_no_predictions(task):
-    assert list(task.predict(fresh_model(task), [])) == []
+    assert list(task.predict(fixtures.tiny_model(task), [])) == []
 
 
 # ---------------------------------------------------------------- scoring
@@ -160,7 +155,7 @@ def test_a_perfect_prediction_scores_100(name, case, task):
 
 def test_the_written_file_reads_back(task, tmp_path):
     examples = task.examples("val")
-    found = task.predict(fresh_model(task), examples)
+    found = task.predict(fixtures.tiny_model(task), examples)
     path = tmp_path / "new" / "predictions"
     task.write(found, path)
     again = task.read(path)

@@ -1,0 +1,142 @@
+import os
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import fixtures
+from uniter.regions import Regions
+from uniter.tasks.refcoco import Expression, RefCOCO, overlaps, read_pickle
+
+
+def plain_overlap(box, other):
+    width = max(0, min(box[2], other[2]) - max(box[0], other[0]))
+    height = max(0, min(box[3], other[3]) - max(box[1], other[1]))
+    area = lambda b: (b[2] - b[0]) * (b[3] - b[1])
+    return width * height / (area(box) + area(other) - width * height)
+
+
+def test_overlap_counts_the_last_pixel():
+    # Whole pixels: both forms agree. Right edge of the intersection min(10, 15) - 1 = 9, width 9 - 5 + 1 = 5, height 10.
+    assert overlaps(np.array([[0, 0, 10, 10]]), (5, 0, 15, 10))[0] == pytest.approx(50 / 150)
+    # One column shared: 9 < 9 fails, the boxes do not strictly overlap, and the plain form's 10 / 190 becomes 0.
+    assert plain_overlap((0, 0, 10, 10), (9, 0, 19, 10)) == pytest.approx(10 / 190)
+    assert overlaps(np.array([[0, 0, 10, 10]]), (9, 0, 19, 10))[0] == 0.0
+    # Two columns: 8 < 9, width 2.
+    assert overlaps(np.array([[0, 0, 10, 10]]), (8, 0, 18, 10))[0] == pytest.approx(20 / 180)
+    # A thin true box inside a region of its own shape: one pixel high, so the same box overlaps itself by nothing.
+    assert overlaps(np.array([[0, 0, 10, 1]]), (0, 0, 10, 1))[0] == 0.0
+
+
+boxes = st.tuples(*[st.integers(0, 30)] * 2, *[st.integers(2, 20)] * 2).map(
+    lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3])
+)
+
+
+@given(st.lists(boxes, min_size=1, max_size=5), boxes)
+def test_overlap_against_counting_pixels(many, box):
+    pixels = lambda b: {(x, y) for x in range(b[0], b[2]) for y in range(b[1], b[3])}
+    for found, other in zip(overlaps(np.array(many), box), many, strict=True):
+        both = pixels(box) & pixels(other)
+        sides = [len({p[axis] for p in both}) for axis in (0, 1)]
+        expected = len(both) / len(pixels(box) | pixels(other)) if min(sides) > 1 else 0.0
+        assert found == pytest.approx(expected)
+
+
+def with_boxes(*rows):
+    return Regions(np.ones((len(rows), 12), np.float32), np.array(rows, np.float32), 640, 480)
+
+
+def task_with(tmp_path, regions):
+    return RefCOCO(tmp_path, {"a.jpg": regions}, fixtures.processor())
+
+
+def test_the_target_is_what_covers_best_and_minus_one_where_nothing_does(tmp_path):
+    task = task_with(tmp_path, with_boxes([0, 0, 100, 100], [200, 200, 300, 300], [205, 200, 300, 300]))
+    box = lambda *corners: Expression(0, "it", "a.jpg", corners)
+    half = box(0, 0, 100, 200)  # covered by exactly half
+    target = task.target([box(0, 0, 100, 90), box(206, 200, 300, 300), half, box(0, 0, 100, 201), box(400, 0, 500, 9)])
+    assert target.tolist() == [0, 2, 0, -1, -1]
+
+
+def test_a_prediction_is_right_above_one_half_and_the_best_possible_is_told(tmp_path):
+    task = task_with(tmp_path, with_boxes([0, 0, 100, 100], [200, 200, 300, 300]))
+    examples = [Expression(0, "it", "a.jpg", (0, 0, 100, 100)), Expression(1, "it", "a.jpg", (0, 0, 100, 200))]
+    said = [{"sent_id": i, "pred_box": [0, 0, 100, 100]} for i in (1, 0)]
+    found = task.score(said, examples)
+    assert (found["accuracy"], found["upper_bound"]) == (50.0, 50.0)  # exactly one half is not enough
+    assert "upper_bound" not in RefCOCO(tmp_path).score(said, examples)
+
+
+def test_examples_hold_what_the_files_say(tmp_path):
+    case = fixtures.make_case("refcoco", tmp_path)
+    refs = [ref for ref in pickle.loads((tmp_path / "refs(unc).p").read_bytes()) if ref["split"] == "train"]
+    examples = case.task().examples("train")
+    said = [sentence for ref in refs for sentence in ref["sentences"]]
+    assert [(e.sent_id, e.text) for e in examples] == [(s["sent_id"], s["sent"]) for s in said]
+    first = examples[0]
+    assert first.image == "COCO_train2014_000000000001.jpg"
+    np.testing.assert_allclose(first.box, case.regions[first.image].boxes[0], atol=0.01)
+    renamed = {name.removeprefix("COCO_train2014_"): regions for name, regions in case.regions.items()}
+    other = RefCOCO(tmp_path, renamed, fixtures.processor())
+    assert other.examples("train")[0].image == "000000000001.jpg"
+
+
+def test_two_kinds_of_references_have_to_be_told_apart(tmp_path):
+    case = fixtures.make_case("refcoco", tmp_path)  # the public folder has refs(google).p beside refs(unc).p
+    (tmp_path / "refs(google).p").write_bytes((tmp_path / "refs(unc).p").read_bytes())
+    with pytest.raises(ValueError, match=r"refs\(google\).p.*refs\(unc\).p.*option `refs`"):
+        case.task().examples("val")
+    assert case.task(refs="refs(unc).p").examples("val")
+
+
+# ---------------------------------------------------------------- pickles
+
+
+class Evil:
+    """Would make a folder when opened."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.path),))
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_a_malicious_pickle_is_refused_and_not_run(tmp_path, protocol):
+    path = tmp_path / "refs(unc).p"
+    path.write_bytes(pickle.dumps([{"split": "train", "sentences": Evil(tmp_path / "run")}], protocol))
+    with pytest.raises(ValueError, match="mkdir") as caught:
+        read_pickle(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        b"cos\nsystem\n(S'touch RUN'\ntR.",
+        b'c__builtin__\neval\n(S\'open("RUN", "w")\'\ntR.',
+        b"(S'touch RUN'\nios\nsystem\n.",
+        b"\x80\x04\x8c\x08builtins\x8c\x07getattr\x93.",
+        b"Pother\n.",
+    ],
+)
+def test_hand_written_pickles_are_refused(tmp_path, monkeypatch, code):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "refs.p").write_bytes(code)
+    with pytest.raises(ValueError, match=r"refs\.p"):
+        read_pickle(tmp_path / "refs.p")
+    assert not (tmp_path / "RUN").exists()
+
+
+def test_plain_data_of_python_2_is_read(tmp_path):
+    (tmp_path / "refs.p").write_bytes(b"(lp0\n(dp1\nS'split'\np2\nS'caf\\xe9'\np3\nsS'ann_id'\np4\nI7\nsa.")
+    assert read_pickle(tmp_path / "refs.p") == [{"split": "caf\xe9", "ann_id": 7}]
+    data = [{"a": (1, 2.5, None, True), "b": {"c"}, "d": b"x", "e": frozenset([1])}]
+    for protocol in range(2, 6):
+        (tmp_path / "refs.p").write_bytes(pickle.dumps(data[0]["a"], protocol))
+        assert read_pickle(tmp_path / "refs.p") == data[0]["a"]
