@@ -1,13 +1,15 @@
-"""What a benchmark is: examples -> pairs -> target -> decode -> score, write. And fine-tuning on one, as a job for the loop."""
+"""What a benchmark is: examples -> pairs -> target -> decode -> score, write. And fine-tuning on one, as a job."""
 
 import difflib
 import json
 import os
 import pkgutil
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -22,12 +24,16 @@ from uniter.regions.store import Store
 from uniter.training.batching import evaluation_batches, in_order
 
 Batch = dict[str, Tensor]
+Precision = Literal["float32", "bfloat16"]
+Predictions = Sequence[Any] | np.ndarray  # one an example
+Names = Store | Mapping[str, Regions]  # what knows which images there are
 
 
 class Task:
     """A benchmark: its own public files in, its own prediction file out.
 
-    A subclass gives `examples`, `pairs`, `target`, `decode`, `score` and, where a prediction is not JSON, `write` and `read`.
+    A subclass gives `examples`, `target`, `decode` and `score`; `shown` where an example is not one text and one image;
+    `write` and `read` where a prediction is not JSON.
 
     Args:
         data: folder of the benchmark's public files.
@@ -44,11 +50,12 @@ class Task:
     model: ClassVar[type[UniterPreTrainedModel]]
     monitor: ClassVar[str]  # the number of `score` to keep the best model by
     options: ClassVar[Mapping[str, Any]] = {}  # the task's options and their values if left out
+    defaults: ClassVar[Mapping[str, Any]] = {}  # published settings of fine-tuning, base size
 
     def __init__(
         self,
         data: str | Path,
-        regions: Store | Mapping[str, Regions] | str | Path | None = None,
+        regions: Names | str | Path | None = None,
         processor: UniterProcessor | None = None,
         seed: int = 0,
         **options: Any,
@@ -63,8 +70,10 @@ class Task:
                 near = difflib.get_close_matches(key, self.options, n=1)
                 hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(self.options) or 'none'}"
                 raise ValueError(f"task {self.name} has no option {key!r}; {hint}")
+            check_kind(self.name, key, options[key], self.options[key])
         self.settings: dict[str, Any] = {**self.options, **options}
-        self._pieces: dict[str, np.ndarray] = {}
+        self._pieces: dict[str, np.ndarray] = {}  # text -> CLS pieces SEP
+        self._counts: dict[str, int] = {}  # image -> number of regions
 
     # ------------------------------------------------------------ what a benchmark gives
 
@@ -72,9 +81,17 @@ class Task:
         """The examples of a split, in the files' order."""
         raise NotImplementedError
 
+    def shown(self, example: Any) -> list[tuple[str, str]]:
+        """What the encoder is shown for an example, by name: (text, image) of each pair."""
+        return [(example.text, example.image)]
+
     def pairs(self, example: Any) -> list[Pair]:
-        """What the encoder is shown for an example."""
-        raise NotImplementedError
+        """What the encoder is shown for an example.
+
+        Raises:
+            ValueError: an image has no regions in the store.
+        """
+        return [Pair(text, self.seen(image)) for text, image in self.shown(example)]
 
     def target(self, examples: Sequence[Any]) -> Tensor:
         """The labels that the head named by `model` expects for these examples."""
@@ -84,11 +101,11 @@ class Task:
         """One prediction an example, from the head's output; a prediction is what JSON can hold."""
         raise NotImplementedError
 
-    def score(self, predictions: Sequence[Any], examples: Sequence[Any]) -> dict[str, float]:
+    def score(self, predictions: Predictions, examples: Sequence[Any]) -> dict[str, float]:
         """The benchmark's numbers, in percent; needs no model."""
         raise NotImplementedError
 
-    def perfect(self, examples: Sequence[Any]) -> list[Any]:
+    def perfect(self, examples: Sequence[Any]) -> Predictions:
         """The predictions that score 100 (contract tests use them)."""
         raise NotImplementedError
 
@@ -96,27 +113,48 @@ class Task:
         """Settings that a fresh head of this task needs (number of labels and their names)."""
         return {}
 
+    @property
+    def num_labels(self) -> int | None:
+        """How many labels the head tells apart; None where it scores regions or pairs."""
+        return self.config().get("num_labels")
+
     def adopt(self, model: UniterPreTrainedModel) -> None:
         """Take from a trained model what decoding needs (the answers of VQA)."""
 
-    def write(self, predictions: Sequence[Any], path: str | Path) -> None:
-        """The benchmark's prediction file, written atomically."""
+    def write(self, predictions: Predictions, path: str | Path, examples: Sequence[Any] | None = None) -> None:
+        """The benchmark's prediction file, all of it or none.
+
+        Args:
+            predictions: as `predict` gives them.
+            path: the file; its folder is made.
+            examples: what was predicted, for formats that name it beside the predictions (retrieval).
+        """
         write_json(path, list(predictions))
 
-    def read(self, path: str | Path) -> list[Any]:
+    def read(self, path: str | Path) -> Predictions:
         """What `write` wrote."""
         return read_json(Path(path), list)
 
     # ------------------------------------------------------------ what follows from it
 
     def encode(self, examples: Sequence[Any]) -> list[Encoded]:
-        """All pairs of these examples as arrays; each text is cut into pieces once."""
+        """All pairs of these examples as arrays."""
+        return self.encode_pairs([pair for example in examples for pair in self.pairs(example)])
+
+    def encode_pairs(self, pairs: Sequence[Pair]) -> list[Encoded]:
+        """Ready-made pairs as arrays."""
         assert self.processor is not None, "a task that encodes needs a processor"
-        pairs = [pair for example in examples for pair in self.pairs(example)]
-        new = list({pair.text for pair in pairs} - self._pieces.keys())
+        join = self.processor.join
+        texts = self.pieces([pair.text for pair in pairs])
+        return [join(ids, pair.regions, pair.region_type) for ids, pair in zip(texts, pairs, strict=True)]
+
+    def pieces(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """CLS pieces SEP of each text, int64; a text is cut into pieces once in the task's life, new ones in bulk."""
+        assert self.processor is not None, "a task that encodes needs a processor"
+        new = list({text for text in texts if text not in self._pieces})
         if new:
             self._pieces.update(zip(new, map(self.processor.wrap, self.processor.pieces_of(new)), strict=True))
-        return [self.processor.join(self._pieces[pair.text], pair.regions, pair.region_type) for pair in pairs]
+        return [self._pieces[text] for text in texts]
 
     def batch(self, examples: Sequence[Any], labels: bool = True) -> Batch:
         """These examples as tensors, with `labels` from `target`."""
@@ -133,39 +171,43 @@ class Task:
         return model(**batch).loss
 
     def lengths(self, examples: Sequence[Any]) -> np.ndarray:
-        """(examples,) tokens of each example, over all its pairs."""
-        lengths = []
-        for start in range(0, len(examples), 1024):
-            rows = [len(row) for row in self.encode(examples[start : start + 1024])]
-            counts = [len(self.pairs(example)) for example in examples[start : start + 1024]]
-            lengths += [sum(part) for part in np.split(np.array(rows), np.cumsum(counts)[:-1])]
-        return np.array(lengths, dtype=np.int64)
+        """(examples,) int64 tokens of each example, over all its pairs: texts with CLS and SEP, and regions."""
+        if type(self).pairs is not Task.pairs:  # a task with pairs of its own: look at them
+            return np.array([sum(map(len, self.encode([example]))) for example in examples], dtype=np.int64)
+        shown = [self.shown(example) for example in examples]
+        texts = iter(self.pieces([text for pairs in shown for text, _ in pairs]))
+        return np.array(
+            [sum(len(next(texts)) + self.num_regions(image) for _, image in pairs) for pairs in shown], dtype=np.int64
+        )
 
     def predict(
-        self, model: UniterPreTrainedModel, examples: Sequence[Any], tokens: int = 8192, progress: bool = False
-    ) -> list[Any]:
+        self,
+        model: UniterPreTrainedModel,
+        examples: Sequence[Any],
+        tokens: int = 8192,
+        progress: bool = False,
+        precision: Precision = "float32",
+    ) -> Predictions:
         """One prediction an example, in the examples' order; batches are made by length, which changes no prediction.
 
         Args:
             model: a model with this task's head.
             examples: as `examples` gives them.
-            tokens: budget of a batch.
+            tokens: budget of a batch; an example that is longer goes alone.
             progress: show a progress bar.
+            precision: bfloat16 is quicker on a GPU and rounds scores to 3 digits.
         """
+        if not len(examples):
+            return []
         self.adopt(model)
-        device = next(model.parameters()).device
-        was_training = model.training
-        model.eval()
-        batches = evaluation_batches(
-            self.lengths(examples), max(tokens, int(self.lengths(examples[:1]).max(initial=1)))
-        )
+        lengths = self.lengths(examples)
+        batches = evaluation_batches(lengths, max(tokens, int(lengths.max(initial=1))))
         results = []
-        with torch.inference_mode():
+        with measuring(model, precision) as device:
             for rows in tqdm(batches, desc=self.name, unit="batch", disable=not progress):
                 chosen = [examples[i] for i in rows]
                 batch = {key: value.to(device) for key, value in self.batch(chosen, labels=False).items()}
                 results.append(self.decode(model(**batch), chosen, batch))
-        model.train(was_training)
         return in_order(batches, results)
 
     def evaluate(self, model: UniterPreTrainedModel, examples: Sequence[Any], **settings: Any) -> dict[str, float]:
@@ -194,8 +236,42 @@ class Task:
         Raises:
             ValueError: they are not in the store.
         """
-        assert self.regions is not None, "a task that shows pictures needs their regions"
-        return self.regions[image]
+        return self._holding(image)[image]
+
+    def num_regions(self, image: str) -> int:
+        """How many regions an image has; of a store without reading them."""
+        if image not in self._counts:
+            held = self._holding(image)
+            self._counts[image] = held.num_regions(image) if isinstance(held, Store) else len(held[image])
+        return self._counts[image]
+
+    def _holding(self, image: str) -> Names:
+        """The regions, of which this image's are sure to be there."""
+        if self.regions is None:
+            raise ValueError(f"task {self.name} was given no regions: give the store of the pictures' regions")
+        if image not in self.regions:
+            place = self.regions.path if isinstance(self.regions, Store) else "the regions given"
+            count = len(self.regions)
+            raise ValueError(
+                f"{place} ({count} images): no image {image!r}, which {self.data} speaks of; extract its regions"
+            )
+        return self.regions
+
+    def unknown_split(self, path: Path, split: str, known: Iterable[str]) -> ValueError:
+        """The error for a split that a file does not have."""
+        return ValueError(f"{path}: nothing in split {split!r}; it has {', '.join(sorted(set(known))) or 'no split'}")
+
+
+@contextmanager
+def measuring(model: torch.nn.Module, precision: Precision = "float32") -> Iterator[torch.device]:
+    """Eval mode without gradients, in a precision; gives the model's device, and its mode back at the end."""
+    device, was_training = next(model.parameters()).device, model.training
+    model.eval()
+    try:
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            yield device
+    finally:
+        model.train(was_training)
 
 
 class FineTuning:
@@ -204,9 +280,14 @@ class FineTuning:
     Args:
         task: with regions and a processor.
         model: with the task's head.
-        train_split: to learn from.
+        train_split: to learn from; several joined by "+" ("train+restval").
         validation_split: to measure on; None: nothing is measured.
         validation_examples: measure on so many of them at most, always the same ones; None: on all.
+        tokens: budget of a batch when measuring.
+        precision: when measuring.
+
+    Raises:
+        ValueError: a split is empty, the task has no processor, or an image has no regions.
     """
 
     def __init__(
@@ -216,10 +297,15 @@ class FineTuning:
         train_split: str = "train",
         validation_split: str | None = "val",
         validation_examples: int | None = None,
+        tokens: int = 8192,
+        precision: Precision = "float32",
     ):
+        if task.processor is None:
+            raise ValueError(f"fine-tuning on {task.name} needs a processor: give the task one")
         self.task, self.model, self.monitor = task, model, task.monitor
+        self.tokens, self.precision = tokens, precision
         self.mixture = {task.name: 1.0}
-        self.examples = task.examples(train_split)
+        self.examples = [example for split in train_split.split("+") for example in task.examples(split)]
         if not self.examples:
             raise ValueError(f"{task.data}: split {train_split!r} of {task.name} has no examples")
         self.validation = task.examples(validation_split) if validation_split else []
@@ -241,7 +327,9 @@ class FineTuning:
 
     def validate(self) -> dict[str, float]:
         """The task's numbers on the validation examples."""
-        return self.task.evaluate(self.model, self.validation) if self.validation else {}
+        if not self.validation:
+            return {}
+        return self.task.evaluate(self.model, self.validation, tokens=self.tokens, precision=self.precision)
 
     def save(self, folder: str | Path) -> None:
         """Model, vocabulary and the task's name."""
@@ -249,6 +337,15 @@ class FineTuning:
         self.model.save_pretrained(folder)
         self.task.processor.save_pretrained(folder)
         write_json(Path(folder) / "task.json", {"task": self.task.name, "options": self.task.settings})
+
+
+def check_kind(task: str, option: str, value: Any, usual: Any) -> None:
+    """Refuse an option's value that is of another kind than the one it has if left out (None: anything goes)."""
+    number = isinstance(usual, int | float) and not isinstance(usual, bool)
+    wanted = (int, float) if isinstance(usual, float) else type(usual)
+    if usual is None or (isinstance(value, wanted) and not (number and isinstance(value, bool))):
+        return
+    raise ValueError(f"option {option} of task {task} is a {type(usual).__name__} like {usual!r}, got {value!r}")
 
 
 # ---------------------------------------------------------------- finding tasks
@@ -275,7 +372,7 @@ def load(name: str) -> type[Task]:
     try:
         found = _task_in(path)
     except ModuleNotFoundError as error:
-        if error.name is None or not path.startswith(error.name):
+        if error.name is None or not f"{path}.".startswith(f"{error.name}."):  # it is there, and wants what is not
             raise
         near = difflib.get_close_matches(name, names(), n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names())}"
@@ -286,9 +383,11 @@ def load(name: str) -> type[Task]:
 
 
 def _task_in(path: str) -> type[Task] | None:
+    """The first class of a module that is a task with a name of its own (a helper base class has none)."""
     module = import_module(path)
     for value in vars(module).values():
-        if isinstance(value, type) and issubclass(value, Task) and value.__module__ == module.__name__:
+        ours = isinstance(value, type) and issubclass(value, Task) and value.__module__ == module.__name__
+        if ours and "name" in vars(value):
             return value
     return None
 
@@ -305,7 +404,7 @@ def read_json(path: Path, kind: type) -> Any:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
+        raise ValueError(f"{path}: no such file; give one that was written by `uniter predict` or downloaded") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not JSON ({error}); download or write it again") from None
     if not isinstance(found, kind):
@@ -332,16 +431,19 @@ def write_json(path: str | Path, value: Any) -> None:
     temporary.replace(path)
 
 
-def interval(values: Sequence[float], seed: int = 0, draws_made: int = 1000) -> tuple[float, float]:
-    """The bootstrap 95% interval of the mean of `values`."""
-    array = np.asarray(values, dtype=np.float64)
-    rng = draws.generator(seed, "bootstrap")
-    means = [array[rng.integers(0, len(array), len(array))].mean() for _ in range(draws_made)]
-    low, high = np.percentile(means, [2.5, 97.5])
+def interval(values: Sequence[float] | np.ndarray, seed: int = 0, resamples: int = 1000) -> tuple[float, float]:
+    """The bootstrap 95% interval of the mean of `values`.
+
+    Values are drawn by how often each occurs: the same distribution as one by one, and quick where few differ.
+    """
+    distinct, counts = np.unique(np.asarray(values, dtype=np.float64), return_counts=True)
+    total = counts.sum()
+    drawn = draws.generator(seed, "bootstrap").multinomial(total, counts / total, size=resamples)
+    low, high = np.percentile(drawn @ distinct / total, [2.5, 97.5])
     return float(low), float(high)
 
 
-def with_interval(name: str, values: Sequence[float]) -> dict[str, float]:
+def with_interval(name: str, values: Sequence[float] | np.ndarray) -> dict[str, float]:
     """Mean of `values` (in percent already) and its 95% interval, as `name`, `name_low`, `name_high`."""
     if not len(values):
         return {name: float("nan")}
@@ -351,19 +453,15 @@ def with_interval(name: str, values: Sequence[float]) -> dict[str, float]:
 
 def trailing_number(name: str) -> int | None:
     """The image id at the end of a file name: COCO_val2014_000000000042.jpg -> 42."""
-    digits = ""
-    for letter in reversed(Path(name).stem):
-        if not letter.isdigit():
-            break
-        digits = letter + digits
-    return int(digits) if digits else None
+    found = re.search(r"(\d+)$", Path(name).stem)
+    return int(found[1]) if found else None
 
 
-def images_by_id(names_in_store: Sequence[str], subset: str = "") -> dict[int, str]:
-    """Image id -> name in a store; where two names end in the same id, the one that holds `subset` wins."""
+def images_by_id(names: Names, subset: str = "") -> dict[int, str]:
+    """Image id -> name, by the number at the names' end; of two with the same one, that which holds `subset` wins."""
     found: dict[int, str] = {}
-    for name in names_in_store:
+    for name in names:
         number = trailing_number(name)
-        if number is not None and (number not in found or (subset and subset in name)):
+        if number is not None and (number not in found or (subset and subset in name and subset not in found[number])):
             found[number] = name
     return found

@@ -1,10 +1,11 @@
-"""Referring expressions (RefCOCO, RefCOCO+, RefCOCOg, scenes): which region is meant. Spec: the published code's RE task."""
+"""Referring expressions (RefCOCO, RefCOCO+, RefCOCOg, scenes): which region is meant. Paper section 4."""
 
 import io
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,7 @@ import torch
 from torch import Tensor
 
 from uniter.modeling_uniter import UniterForGrounding
-from uniter.processing_uniter import Pair
-from uniter.tasks.base import Batch, Task, field, images_by_id, read_json, with_interval
+from uniter.tasks.base import Batch, Predictions, Task, field, images_by_id, read_json, with_interval
 
 Box = tuple[float, float, float, float]  # x1 y1 x2 y2, pixels
 
@@ -28,11 +28,20 @@ class Expression:
     box: Box
 
 
+class _WantsCodeError(Exception):
+    """A pickle asked for something that is not plain data."""
+
+
 class _DataOnly(pickle.Unpickler):
-    """Reads plain containers, strings and numbers, and refuses everything that would run code."""
+    """Reads plain containers, strings and numbers, and refuses everything that could run code."""
 
     def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"it wants {module}.{name}")
+        if module in ("builtins", "__builtin__") and name in ("set", "frozenset"):
+            return {"set": set, "frozenset": frozenset}[name]
+        raise _WantsCodeError(f"{module}.{name}")
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise _WantsCodeError(f"persistent object {pid!r}")
 
 
 def read_pickle(path: Path) -> Any:
@@ -45,12 +54,12 @@ def read_pickle(path: Path) -> Any:
         return _DataOnly(io.BytesIO(path.read_bytes()), encoding="latin1").load()
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
-    except pickle.UnpicklingError as error:
+    except _WantsCodeError as error:
         raise ValueError(
-            f"{path}: not opened, a refs file holds plain data only ({error}); it could run code, get the file from its makers"
+            f"{path}: not opened: it wants {error}, and refs are plain data only; get the file from its makers"
         ) from None
-    except Exception as error:
-        raise ValueError(f"{path}: damaged ({error}); download it again") from None
+    except Exception as error:  # a damaged pickle raises nearly anything
+        raise ValueError(f"{path}: not a pickle, or damaged ({error}); download or write it again") from None
 
 
 class RefCOCO(Task):
@@ -59,51 +68,76 @@ class RefCOCO(Task):
     Target: the region that covers the true box best, if their overlap is at least 0.5, else none (no loss). Prediction:
     the box of the highest region, with the true box beside it. Options:
 
-        refs: file name of the references (`refs(unc).p`, `refs(umd).p`); the first found if left out.
+        refs: file name of the references (`refs(unc).p`, `refs(umd).p`); the only one if left out.
     """
 
     name = "refcoco"
     model = UniterForGrounding
     monitor = "accuracy"
-    options = {"refs": "refs(*).p"}  # noqa: RUF012
+    options = MappingProxyType({"refs": ""})
+    # spec 4.4, train-refcoco-base-1gpu: 128 expressions an update
+    defaults = MappingProxyType(
+        {"learning_rate": 1e-4, "steps": 24_000, "warmup": 1500, "examples": 128, "clip": 2.0, "weight_decay": 0.01}
+    )
 
     def examples(self, split: str) -> list[Expression]:
-        """The expressions of a split (train, val, testA, testB, test) in the file's order."""
-        path = self.file(self.settings["refs"])
-        instances_path = self.file("instances.json")
-        instances = read_json(instances_path, dict)
-        boxes = {a["id"]: a["bbox"] for a in field(instances, "annotations", instances_path)}
-        files = {i["id"]: i["file_name"] for i in field(instances, "images", instances_path)}
+        """The expressions of a split (train, val, testA, testB, test) in the file's order.
+
+        Raises:
+            ValueError: a file is missing or foreign, or has no such split.
+        """
+        path, instances_path = self._refs(), self.file("instances.json")
         refs = read_pickle(path)
         if not isinstance(refs, list):
-            raise ValueError(f"{path}: expected a list of references, got a {type(refs).__name__}")
-        names = images_by_id(list(self.regions)) if self.regions is not None else {}
-        found = []
-        for ref in refs:
-            if field(ref, "split", path) != split:
-                continue
-            if ref["ann_id"] not in boxes:
-                raise ValueError(
-                    f"{instances_path}: no annotation {ref['ann_id']}, which {path.name} refers to: do they belong together?"
-                )
-            x, y, w, h = boxes[ref["ann_id"]]
-            file_name = files.get(ref["image_id"], ref.get("file_name", ""))
-            known = self.regions is None or file_name in self.regions
-            image = file_name if known else names.get(ref["image_id"], file_name)
-            found += [
-                Expression(s["sent_id"], s["sent"], image, (x, y, x + w, y + h))
-                for s in ref["sentences"]
-                if s["sent"].strip()
-            ]
-        if not found:
             raise ValueError(
-                f"{path}: no expressions in split {split!r}; it has {', '.join(sorted({r['split'] for r in refs}))}"
+                f"{path}: expected a list of references, got a {type(refs).__name__}; is it a refs(...).p?"
             )
+        splits = [field(ref, "split", path) for ref in refs]
+        boxes, image_of = self._instances(instances_path)
+        found = []
+        for ref in (ref for ref, part in zip(refs, splits, strict=True) if part == split):
+            thing = field(ref, "ann_id", path)
+            if thing not in boxes:
+                raise ValueError(
+                    f"{instances_path}: no annotation {thing}, which {path.name} refers to; take both from one release"
+                )
+            image = image_of(field(ref, "image_id", path), str(ref.get("file_name", "")))
+            for sentence in field(ref, "sentences", path):
+                text = str(field(sentence, "sent", path))
+                if text.strip():
+                    found.append(Expression(field(sentence, "sent_id", path), text, image, boxes[thing]))
+        if not found:
+            raise self.unknown_split(path, split, splits)
         return found
 
-    def pairs(self, example: Expression) -> list[Pair]:
-        """The expression and its image's regions."""
-        return [Pair(example.text, self.seen(example.image))]
+    def _refs(self) -> Path:
+        """The references, of which a public folder has several kinds."""
+        given = self.settings["refs"]
+        found = sorted(self.data.glob("refs(*).p"), key=lambda path: path.name)
+        if given or not found:
+            return self.file(given or "refs(*).p")
+        if len(found) > 1:
+            raise ValueError(
+                f"{self.data}: {', '.join(path.name for path in found)} are there; say which by the option `refs`"
+            )
+        return found[0]
+
+    def _instances(self, path: Path) -> tuple[dict[int, Box], Callable[[int, str], str]]:
+        """Boxes (x1 y1 x2 y2) by annotation id, and what turns an image's id and file name into its name."""
+        instances = read_json(path, dict)
+        boxes: dict[int, Box] = {}
+        for annotation in field(instances, "annotations", path):
+            x, y, w, h = field(annotation, "bbox", path)
+            boxes[field(annotation, "id", path)] = (x, y, x + w, y + h)
+        files = {field(i, "id", path): field(i, "file_name", path) for i in field(instances, "images", path)}
+        stored = self.regions
+        by_id = images_by_id(stored) if stored is not None else {}
+
+        def image_of(image_id: int, file_name: str) -> str:
+            name = files.get(image_id, file_name)
+            return name if stored is None or name in stored else by_id.get(image_id, name)
+
+        return boxes, image_of
 
     def target(self, examples: Sequence[Expression]) -> Tensor:
         """(examples,) the region meant, -1 where none covers the true box."""
@@ -121,13 +155,18 @@ class RefCOCO(Task):
             for e, i in zip(examples, best, strict=True)
         ]
 
-    def score(self, predictions: Sequence[dict[str, Any]], examples: Sequence[Expression]) -> dict[str, float]:
-        """Accuracy at an overlap above 0.5 with its 95% interval, and, with regions at hand, the best that they allow."""
+    def score(self, predictions: Predictions, examples: Sequence[Expression]) -> dict[str, float]:
+        """Accuracy at an overlap above 0.5 with its 95% interval; with regions at hand also the best that they allow.
+
+        Raises:
+            ValueError: an expression has no prediction.
+        """
         by_id = {prediction["sent_id"]: prediction["pred_box"] for prediction in predictions}
         missing = [example.sent_id for example in examples if example.sent_id not in by_id]
         if missing:
             raise ValueError(
-                f"{len(missing)} of {len(examples)} expressions have no prediction, the first is sent_id {missing[0]}"
+                f"{len(missing)} of {len(examples)} expressions have no prediction, the first is sent_id {missing[0]}: "
+                "predict the whole split"
             )
         right = []
         for example in examples:
@@ -156,8 +195,8 @@ def overlaps(boxes: np.ndarray, box: Sequence[float]) -> np.ndarray:
         boxes: (R, 4) x1 y1 x2 y2.
         box: x1 y1 x2 y2.
 
-    The last pixel counts as inside: the intersection's right edge is x + w - 1 and its width right - left + 1, zero unless the
-    boxes strictly overlap; the union has no such +1.
+    The last pixel counts as inside: the intersection's right edge is x + w - 1 and its width right - left + 1, zero
+    unless the boxes strictly overlap; the union has no such +1.
     """
     boxes = np.asarray(boxes, dtype=np.float64)
     x1, y1, x2, y2 = box

@@ -1,25 +1,43 @@
-"""Image and text retrieval (Flickr30K, COCO, scenes): Karpathy's files, negatives, recall. Paper section 4, spec of the published code."""
+"""Image and text retrieval (Flickr30K, COCO, scenes): Karpathy's files, negatives, recall. Paper section 4."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
+from tqdm import tqdm
 
 from uniter import draws
 from uniter.modeling_uniter import UniterForMatching, UniterPreTrainedModel
 from uniter.processing_uniter import Pair
-from uniter.tasks.base import Batch, Task, field, read_json, with_interval, write_json
+from uniter.tasks.base import (
+    Batch,
+    Names,
+    Precision,
+    Predictions,
+    Task,
+    field,
+    images_by_id,
+    measuring,
+    read_json,
+    trailing_number,
+    with_interval,
+    write_json,
+)
+
+IMAGE_SIDE = ("regions", "locations", "region_mask", "region_types")  # keys of a batch that no text has a part in
+TRAINING_SPLITS = {"train", "restval"}  # COCO trains on both
 
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """One caption: its text, its image's name and both numbers."""
+    """One caption: its text, its image's name in the store, and both numbers of the file."""
 
     text: str
     image: str
@@ -27,63 +45,101 @@ class Caption:
     imgid: int
 
 
-def read_captions(path: str | Path, split: str) -> list[Caption]:
+def read_captions(path: str | Path, split: str, stored: Names | None = None) -> list[Caption]:
     """The captions of a split in Karpathy's JSON layout, in the file's order.
 
     Args:
         path: `dataset_*.json`.
-        split: "train", "val", "test", or "restval" of COCO.
+        split: "train", "val", "test" or COCO's "restval"; several joined by "+".
+        stored: what knows the images there are. An image goes by `filename`, or `filepath/filename` (COCO), or a name that
+            ends in the same number (`coco_val2014_000000000042.npz`), whichever is there; by `filename` if left out.
 
     Raises:
         ValueError: the file is missing or foreign, or has no such split.
     """
     path = Path(path)
     images = field(read_json(path, dict), "images", path)
-    found = [
-        Caption(sentence["raw"], field(image, "filename", path), int(sentence["sentid"]), int(image["imgid"]))
-        for image in images
-        if field(image, "split", path) == split
-        for sentence in field(image, "sentences", path)
-        if sentence["raw"].strip()
-    ]
+    splits = [field(image, "split", path) for image in images]
+    wanted = split.split("+")
+    if absent := set(wanted) - set(splits):
+        known = ", ".join(sorted(set(splits)))
+        raise ValueError(f"{path}: nothing in split {sorted(absent)[0]!r}; it has {known or 'no image'}")
+    name_of = _naming(stored)
+    found = []
+    for image, part in zip(images, splits, strict=True):
+        if part in wanted:
+            name = name_of(field(image, "filename", path), str(image.get("filepath", "")))
+            for sentence in field(image, "sentences", path):
+                text = field(sentence, "raw", path)
+                if text.strip():
+                    numbers = field(sentence, "sentid", path), field(image, "imgid", path)
+                    found.append(Caption(text, name, *map(int, numbers)))
     if not found:
-        known = sorted({image["split"] for image in images})
-        raise ValueError(f"{path}: no captions in split {split!r}; it has {', '.join(known)}")
+        raise ValueError(f"{path}: split {split!r} holds no captions; download or write the file again")
     return found
+
+
+def _naming(stored: Names | None) -> Callable[[str, str], str]:
+    """What finds a stored image from Karpathy's `filename` and `filepath`."""
+    if stored is None:
+        return lambda filename, folder: filename
+    by_id: dict[int, str] | None = None
+
+    def name_of(filename: str, folder: str) -> str:
+        nonlocal by_id
+        for name in (filename, f"{folder}/{filename}"):
+            if name in stored:
+                return name
+        by_id = images_by_id(stored) if by_id is None else by_id
+        number = trailing_number(filename)
+        return filename if number is None else by_id.get(number, filename)
+
+    return name_of
 
 
 class Retrieval(Task):
     """Text finds image and image finds text.
 
-    A prediction is one text's row of scores over all images; targets are the true pairs. Trained with sampled negatives, or with
-    hard ones: of many candidates those that the model scores highest. Options:
+    A prediction is one text's row of scores over all images of the examples, in order of first appearance. Trained with
+    sampled negatives, or with hard ones: of many candidates those that the model scores highest. Options:
 
-        negatives: sampled images and as many sampled texts a positive pair (published: 1).
-        hard_negatives: instead, so many hard ones out of `candidates`, half images, half texts (published: 31 of 399 each); 0: off.
-        candidates: to choose the hard ones from.
+        negatives: sampled images, and as many sampled texts, for each true pair (published: 1).
+        hard_negatives: instead, so many images and texts each, the hardest of `candidates` (published: 31); 0: off.
+        candidates: so many images and texts each to choose the hard ones from (published: 399).
         margin: of the hinge (published: 0.2).
-        max_images: measure among so many images at most; 0: all.
-        captions_per_image: measure with so many captions of each; 0: all.
+        max_images: measure among the first so many images; 0: all.
+        captions_per_image: measure with the first so many captions of each; 0: all.
         published_recall: count image retrieval as the published code does, which is too high by up to k / texts.
     """
 
     name = "retrieval"
     model = UniterForMatching
     monitor = "mean_recall"
-    options = {  # noqa: RUF012
-        "negatives": 1,
-        "hard_negatives": 0,
-        "candidates": 20,
-        "margin": 0.2,
-        "max_images": 0,
-        "captions_per_image": 0,
-        "published_recall": False,
-    }
+    options = MappingProxyType(
+        {"negatives": 1, "hard_negatives": 0, "candidates": 20, "margin": 0.2}
+        | {"max_images": 0, "captions_per_image": 0, "published_recall": False}
+    )
+    # spec 4.4, train-itm-flickr-base-8gpu: 40 texts (x 3 pairs) x 4 x 8 GPUs an update
+    defaults = MappingProxyType(
+        {"learning_rate": 5e-5, "steps": 20_000, "warmup": 2000, "examples": 40, "accumulate": 32}
+        | {"clip": 2.0, "weight_decay": 0.01}
+    )
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        for key, least in (("negatives", 1), ("hard_negatives", 0), ("candidates", 1)):
+            if self.settings[key] < least:
+                raise ValueError(f"option {key} of task {self.name} must be {least} or more, got {self.settings[key]}")
+        self._pool: tuple[Sequence[Caption], list[str], np.ndarray] | None = None
 
     def examples(self, split: str) -> list[Caption]:
-        """The captions of a split; for measuring, of at most `max_images` images with `captions_per_image` each."""
-        captions = read_captions(self.file("dataset_*.json"), split)
-        if split == "train":
+        """The captions of a split; if not for training, of `max_images` images with `captions_per_image` each at most.
+
+        Raises:
+            ValueError: the file is missing or foreign, or has no such split.
+        """
+        captions = read_captions(self.file("dataset_*.json"), split, self.regions)
+        if TRAINING_SPLITS.issuperset(split.split("+")):
             return captions
         most, each = self.settings["max_images"], self.settings["captions_per_image"]
         kept: dict[str, int] = {}
@@ -96,78 +152,92 @@ class Retrieval(Task):
                 chosen.append(caption)
         return chosen
 
-    def pairs(self, example: Caption) -> list[Pair]:
-        """The caption and its own image."""
-        return [Pair(example.text, self.seen(example.image))]
-
     def target(self, examples: Sequence[Caption]) -> Tensor:
-        """All positives."""
+        """(examples,) -1: as shown, all are true pairs; `training_batch` adds false ones."""
         return torch.full((len(examples),), -1)
 
     # ------------------------------------------------------------ training
 
+    @property
+    def each_side(self) -> int:
+        """Negative images, and negative texts, of each true pair in a training batch."""
+        return self.settings["candidates" if self.settings["hard_negatives"] else "negatives"]
+
     def lengths(self, examples: Sequence[Caption]) -> np.ndarray:
-        """Tokens of each example with all pairs that come with it in a step."""
-        hard = self.settings["hard_negatives"]
-        pairs = 1 + (2 * self.settings["candidates"] if hard else 2 * self.settings["negatives"])
-        return super().lengths(examples) * pairs
+        """(examples,) int64 tokens of each example with all the pairs that come with it in a training batch."""
+        return super().lengths(examples) * (1 + 2 * self.each_side)
 
     def training_batch(self, examples: Sequence[Caption], indices: np.ndarray, epoch: int) -> Batch:
-        """Each positive, then its negatives: other images for its text, other texts for its image (never of the same image)."""
-        hard = self.settings["hard_negatives"]
-        each = self.settings["candidates"] if hard else self.settings["negatives"]
-        rows, labels, pairs = [], [], []
-        for index in indices:
-            positive = examples[index]
-            labels.append(-1)
-            rows.append(len(rows))
-            pairs.append(Pair(positive.text, self.seen(positive.image)))
-            place = len(pairs) - 1
-            for other in self._others(examples, int(index), epoch, "negative-image", each):
-                pairs.append(Pair(positive.text, self.seen(examples[other].image)))
-                labels.append(place)
-            for other in self._others(examples, int(index), epoch, "negative-text", each):
-                pairs.append(Pair(examples[other].text, self.seen(positive.image)))
-                labels.append(place)
-        assert self.processor is not None
-        batch = self.processor.collate(self.encode_pairs(pairs))
-        batch["labels"] = torch.tensor(labels)
-        return batch
+        """Each true pair, then its negatives: other images for its text, then other texts for its image.
 
-    def encode_pairs(self, pairs: Sequence[Pair]) -> list:
-        """Ready-made pairs as arrays, each text cut into pieces once."""
-        assert self.processor is not None
-        new = list({pair.text for pair in pairs} - self._pieces.keys())
-        if new:
-            self._pieces.update(zip(new, map(self.processor.wrap, self.processor.pieces_of(new)), strict=True))
-        return [self.processor.join(self._pieces[pair.text], pair.regions) for pair in pairs]
+        `labels`: the row of each negative's true pair, and -1 for true pairs. A negative is never of the same image.
+        """
+        assert self.processor is not None, "a task that trains needs a processor"
+        images, image_of = self._images(examples)
+        count = self.each_side
+        other_images = self._sampled("negative-image", np.arange(len(images)), image_of, indices, epoch)
+        other_texts = self._sampled("negative-text", image_of, image_of, indices, epoch)
+        pairs, labels = [], []
+        for index, image_rows, text_rows in zip(indices, other_images, other_texts, strict=True):
+            text, own = examples[index].text, self.seen(examples[index].image)
+            labels += [-1] + [len(pairs)] * (2 * count)
+            pairs.append(Pair(text, own))
+            pairs += [Pair(text, self.seen(images[row])) for row in image_rows]
+            pairs += [Pair(examples[row].text, own) for row in text_rows]
+        return {**self.processor.collate(self.encode_pairs(pairs)), "labels": torch.tensor(labels)}
 
-    def _others(self, examples: Sequence[Caption], index: int, epoch: int, purpose: str, count: int) -> list[int]:
-        """Distinct examples of other images."""
-        found: list[int] = []
-        drawn = draws.integers(self.seed, purpose, len(examples), epoch, index, np.arange(8 * count + 32))
-        for other in drawn.tolist():
-            if examples[other].image != examples[index].image and other not in found:
-                found.append(other)
-                if len(found) == count:
-                    return found
-        raise ValueError(f"{self.data}: too few images to draw {count} negatives from; lower the task's option")
+    def _images(self, examples: Sequence[Caption]) -> tuple[list[str], np.ndarray]:
+        """Distinct images, and the number of each example's."""
+        if self._pool is None or self._pool[0] is not examples:
+            numbers = {image: i for i, image in enumerate(dict.fromkeys(example.image for example in examples))}
+            self._pool = (examples, list(numbers), np.array([numbers[example.image] for example in examples]))
+        return self._pool[1], self._pool[2]
+
+    def _sampled(
+        self, purpose: str, image_of_pool: np.ndarray, image_of: np.ndarray, indices: np.ndarray, epoch: int
+    ) -> list[list[int]]:
+        """For each example, distinct members of a pool that show another image; pure in (seed, epoch, example)."""
+        count, size = self.each_side, len(image_of_pool)
+        drawn = draws.integers(self.seed, purpose, size, epoch, np.asarray(indices)[:, None], np.arange(2 * count + 16))
+        chosen = []
+        for index, row in zip(indices, drawn, strict=True):
+            own = image_of[index]
+            found = [x for x in dict.fromkeys(row.tolist()) if image_of_pool[x] != own]
+            if len(found) < count:  # a small pool: go through all of it
+                order = draws.permutation(self.seed, purpose, size, epoch, int(index))
+                found = [x for x in order.tolist() if image_of_pool[x] != own]
+            if len(found) < count:
+                raise ValueError(
+                    f"{self.data}: {count} negatives cannot be drawn from {len(found)} that show another image; lower "
+                    f"the option {'candidates' if self.settings['hard_negatives'] else 'negatives'}"
+                )
+            chosen.append(found[:count])
+        return chosen
 
     def step(self, model: torch.nn.Module, batch: Batch) -> Tensor:
-        """The hinge loss; with hard negatives over those that the model scores highest."""
-        hard = self.settings["hard_negatives"]
-        if hard:
+        """The hinge loss; with hard negatives, over those that the model scores highest."""
+        if hard := self.settings["hard_negatives"]:
             batch = hardest(model, batch, hard)
         return model(**batch, margin=self.settings["margin"]).loss
 
     # ------------------------------------------------------------ measuring
 
     def predict(
-        self, model: UniterPreTrainedModel, examples: Sequence[Caption], tokens: int = 8192, progress: bool = False
-    ) -> list[list[float]]:
-        """Each text's scores over all images of `examples`, in order of their first appearance."""
-        images = list(dict.fromkeys(example.image for example in examples))
-        return self.score_matrix(model, [example.text for example in examples], images, tokens, progress).tolist()
+        self,
+        model: UniterPreTrainedModel,
+        examples: Sequence[Caption],
+        tokens: int = 8192,
+        progress: bool = False,
+        precision: Precision = "float32",
+    ) -> np.ndarray:
+        """(texts, images) float32: each text's scores over all images of `examples`, in order of first appearance."""
+        if not len(examples):
+            return np.empty((0, 0), dtype=np.float32)
+        texts = [example.text for example in examples]
+        return self.score_matrix(model, texts, self._columns(examples), tokens, progress, precision)
+
+    def _columns(self, examples: Sequence[Caption]) -> list[str]:
+        return list(dict.fromkeys(example.image for example in examples))
 
     def score_matrix(
         self,
@@ -176,76 +246,116 @@ class Retrieval(Task):
         images: Sequence[str],
         tokens: int = 8192,
         progress: bool = False,
+        precision: Precision = "float32",
     ) -> np.ndarray:
-        """(texts, images) float32 rank scores, every pair scored; images of like size together, so little is padding."""
-        from tqdm import tqdm
+        """Score every text with every image.
 
-        assert self.processor is not None
-        regions = [self.seen(image) for image in images]
-        sizes = np.array([len(r) for r in regions])
-        order = np.argsort(-sizes, kind="stable")
-        text_ids = [self.processor.wrap(ids) for ids in self.processor.pieces_of(texts)]
-        features = [self.processor.join(text_ids[0], regions[i]) for i in order]
-        device, was_training = next(model.parameters()).device, model.training
-        model.eval()
+        Each text is cut into pieces once, each image read and moved to the device once; texts of one length and images
+        of like size go together, so little is padding.
+
+        Args:
+            model: scores pairs.
+            texts: sentences.
+            images: names in the store.
+            tokens: budget of a batch.
+            progress: show a progress bar.
+            precision: bfloat16 is quicker on a GPU and rounds scores to 3 digits.
+
+        Returns:
+            (texts, images) float32 rank scores, higher = better.
+        """
+        assert self.processor is not None, "a task that scores needs a processor"
+        ids = self.pieces(texts)
+        order = np.argsort([-self.num_regions(image) for image in images], kind="stable")
+        sizes = [self.num_regions(images[i]) for i in order]
         blank = np.zeros(1, dtype=np.int64)
+        rows = [self.processor.join(blank, self.seen(images[i])) for i in order]
         scores = np.empty((len(texts), len(images)), dtype=np.float32)
-        by_length = sorted(range(len(texts)), key=lambda i: len(text_ids[i]))
-        image_side = {
-            k: v.to(device)
-            for k, v in self.processor.collate([_bare(f, blank) for f in features]).items()
-            if "text" not in k and k != "input_ids"
-        }
-        with torch.inference_mode():
-            for row in tqdm(by_length, desc="pairs", unit="text", disable=not progress):
-                ids = torch.from_numpy(text_ids[row]).to(device)
-                start = 0
-                while start < len(order):
-                    widest = int(sizes[order[start]])
-                    stop = min(len(order), start + max(1, tokens // (widest + len(ids))))
-                    part = {key: value[start:stop, :widest] for key, value in image_side.items()}
-                    logits = model(input_ids=ids.expand(stop - start, -1), **part).logits
-                    scores[row, order[start:stop]] = logits.float().cpu().numpy()
-                    start = stop
-        model.train(was_training)
+        bar = tqdm(total=scores.size, desc=self.name, unit="pair", unit_scale=True, disable=not progress)
+        with measuring(model, precision) as device, bar:
+            side = {key: value.to(device) for key, value in self.processor.collate(rows).items() if key in IMAGE_SIDE}
+            for group, start, stop in blocks([len(text) for text in ids], sizes, tokens):
+                words = torch.from_numpy(np.stack([ids[i] for i in group])).to(device)
+                part = {key: value[start:stop, : sizes[start]] for key, value in side.items()}
+                if len(group) > 1:
+                    part = {k: v.repeat(len(group), *[1] * (v.dim() - 1)) for k, v in part.items()}
+                logits = model(input_ids=words.repeat_interleave(stop - start, 0), **part).logits
+                scores[np.ix_(group, order[start:stop])] = logits.float().cpu().numpy().reshape(len(group), -1)
+                bar.update(logits.numel())
         return scores
 
-    def score(self, predictions: Sequence[Sequence[float]], examples: Sequence[Caption]) -> dict[str, float]:
-        """Recall at 1, 5, 10 both ways, their mean, and the 95% interval of recall at 1."""
-        images = list(dict.fromkeys(example.image for example in examples))
-        number = {image: i for i, image in enumerate(images)}
+    def score(
+        self, predictions: Sequence[Sequence[float]] | np.ndarray, examples: Sequence[Caption]
+    ) -> dict[str, float]:
+        """Recall at 1, 5, 10 both ways, their mean, and the 95% intervals of recall at 1.
+
+        Raises:
+            ValueError: the scores are not a row for each text and a column for each image, or not finite.
+        """
+        number = {image: i for i, image in enumerate(self._columns(examples))}
         own = np.array([number[example.image] for example in examples])
-        return recalls(np.asarray(predictions, dtype=np.float64), own, self.settings["published_recall"])
+        scores = np.asarray(predictions, dtype=np.float32)
+        if scores.shape != (len(own), len(number)):
+            raise ValueError(
+                f"scores are {scores.shape}, the split has {len(own)} texts and {len(number)} images: predict this "
+                "split, with the same options"
+            )
+        if not np.isfinite(scores).all():
+            raise ValueError("a score is not finite: the model that made it is broken, use an earlier checkpoint")
+        return recalls(scores, own, self.settings["published_recall"])
 
-    def perfect(self, examples: Sequence[Caption]) -> list[list[float]]:
+    def perfect(self, examples: Sequence[Caption]) -> np.ndarray:
         """1 for the own image, 0 for others."""
-        images = list(dict.fromkeys(example.image for example in examples))
-        return [[float(image == example.image) for image in images] for example in examples]
+        images = self._columns(examples)
+        return np.array([[float(image == example.image) for image in images] for example in examples], dtype=np.float32)
 
-    def write(self, predictions: Sequence[Any], path: str | Path) -> None:
-        """The score matrix as safetensors (`scores`, texts x images)."""
+    def write(self, predictions: Predictions, path: str | Path, examples: Sequence[Caption] | None = None) -> None:
+        """The score matrix as safetensors (`scores`, texts x images).
+
+        With `examples`, beside it a file with `.ids.json` behind its name: `texts` (sentids), `images` (names).
+        """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
+        if examples is not None:
+            ids = {"texts": [example.sentid for example in examples], "images": self._columns(examples)}
+            write_json(path.with_name(path.name + ".ids.json"), ids)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        save_file({"scores": np.asarray(predictions, dtype=np.float32)}, temporary)
+        save_file({"scores": np.ascontiguousarray(predictions, dtype=np.float32)}, temporary)
         temporary.replace(path)
 
-    def read(self, path: str | Path) -> list[list[float]]:
-        """What `write` wrote."""
+    def read(self, path: str | Path) -> np.ndarray:
+        """What `write` wrote: (texts, images) float32."""
         if not Path(path).is_file():
-            raise ValueError(f"{path}: no such file")
+            raise ValueError(f"{path}: no such file; write it with `uniter predict retrieval`")
         try:
-            return load_file(path)["scores"].tolist()
-        except Exception as error:
-            raise ValueError(
-                f"{path}: not a score matrix ({error}); write it with `uniter predict retrieval`"
-            ) from None
+            return load_file(path)["scores"]
+        except Exception as error:  # a foreign file raises nearly anything
+            raise ValueError(f"{path}: no score matrix ({error}); write it with `uniter predict retrieval`") from None
 
 
-def _bare(row, blank: np.ndarray):
-    from dataclasses import replace
+def blocks(lengths: Sequence[int], sizes: Sequence[int], tokens: int) -> Iterator[tuple[np.ndarray, int, int]]:
+    """Cut a score matrix into batches of at most `tokens` (or one pair): texts of one length, and a span of images.
 
-    return replace(row, input_ids=blank, text_types=blank)
+    Args:
+        lengths: tokens of each text.
+        sizes: regions of each image, falling.
+        tokens: budget.
+
+    Yields:
+        The numbers of some texts, and the first and last + 1 image that they are paired with.
+    """
+    by_length = np.argsort(lengths, kind="stable")
+    _, starts = np.unique(np.asarray(lengths)[by_length], return_index=True)
+    for group in np.split(by_length, starts[1:]):
+        length = lengths[group[0]]
+        whole = tokens // ((length + sizes[0]) * len(sizes))  # so many texts fit with all images
+        for at in range(0, len(group), max(1, whole)):
+            start = 0
+            while start < len(sizes):
+                room = max(1, tokens // (length + sizes[start]))
+                stop = len(sizes) if whole else min(len(sizes), start + room)
+                yield group[at : at + max(1, whole)], start, stop
+                start = stop
 
 
 def hardest(model: torch.nn.Module, batch: Batch, keep: int) -> Batch:
@@ -279,35 +389,30 @@ def hardest(model: torch.nn.Module, batch: Batch, keep: int) -> Batch:
 
 
 def recalls(scores: np.ndarray, own: np.ndarray, published: bool = False) -> dict[str, float]:
-    """Recall of a score matrix, in percent.
+    """Recall of a score matrix, in percent. Ties count against the model.
 
     Args:
         scores: (texts, images), higher = better.
         own: (texts,) the column of each text's image.
-        published: count image-retrieval hits as the published code does (of each hit both its row and its rank are compared
-            with k, which adds up to k hits).
+        published: count image retrieval as the published code does: it holds both row and rank of each hit among the
+            first ten against k, which adds up to k hits.
 
     Returns:
-        image_recall_at_1, 5, 10 (text finds image), text_recall_at_1, 5, 10 (image finds one of its texts), mean_recall, and
-        95% intervals of recall at 1. Ties count against the model.
+        image_recall_at_1, 5, 10 (text finds image), text_recall_at_1, 5, 10 (image finds a text of its own), their
+        mean_recall, and the 95% intervals of recall at 1.
     """
-    true = scores[np.arange(len(own)), own][:, None]
-    image_rank = (scores >= true).sum(1) - 1
+    image_rank = (scores >= scores[np.arange(len(own)), own][:, None]).sum(1) - 1
     text_rank = np.empty(scores.shape[1], dtype=np.int64)
     for image in range(scores.shape[1]):
         column, mine = scores[:, image], own == image
-        text_rank[image] = (column[~mine] >= column[mine].max()).sum() if mine.any() else len(column)
+        text_rank[image] = (column[~mine] >= column[mine].max()).sum()
     found: dict[str, float] = {}
     for k in (1, 5, 10):
-        hits = image_rank < k
         extra = int((image_rank[:k] < 10).sum()) if published else 0
-        found[f"image_recall_at_{k}"] = 100.0 * (hits.sum() + extra) / len(own)
-        found[f"text_recall_at_{k}"] = 100.0 * (text_rank < k).mean()
-    found["mean_recall"] = sum(found.values()) / 6
+        found[f"image_recall_at_{k}"] = 100.0 * float((image_rank < k).sum() + extra) / len(own)
+        found[f"text_recall_at_{k}"] = 100.0 * float((text_rank < k).mean())
+    found["mean_recall"] = sum(found.values()) / len(found)
     for side, ranks in (("image", image_rank), ("text", text_rank)):
         bounds = with_interval(f"{side}_recall_at_1", 100.0 * (ranks < 1))
-        found.update({key: value for key, value in bounds.items() if key.endswith(("_low", "_high"))})
+        found.update({key: value for key, value in bounds.items() if key not in found})
     return found
-
-
-__all__ = ["Caption", "Retrieval", "hardest", "read_captions", "recalls", "write_json"]

@@ -4,6 +4,9 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -11,31 +14,46 @@ import torch
 from torch import Tensor
 
 from uniter.modeling_uniter import UniterForAnswers, UniterPreTrainedModel
-from uniter.processing_uniter import Pair
-from uniter.tasks.base import Batch, Task, field, images_by_id, read_json, with_interval
+from uniter.tasks.base import Batch, Predictions, Task, field, images_by_id, read_json, with_interval
 
 SOFT = (0.0, 0.3, 0.6, 0.9, 1.0)  # score of an answer that 0, 1, 2, 3, 4 or more of ten people gave (published)
-NUMBERS = "none zero one two three four five six seven eight nine ten".split()
-NUMBER_OF = {"none": "0", **{word: str(number) for number, word in enumerate(NUMBERS[1:])}}
+PEOPLE_NEEDED = 3  # so many others have to say the same for the full official accuracy
+
+# Tables of the official evaluation, its quirks included ("shes" is left alone, "somebody'd" loses its apostrophe).
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+NUMBER_OF = {"none": "0", **{word: str(number) for number, word in enumerate(NUMBERS)}}
 ARTICLES = {"a", "an", "the"}
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
-CONTRACTIONS = {
-    word.replace("'", ""): word
-    for word in (
-        "ain't aren't can't could've couldn't didn't doesn't don't hadn't hasn't haven't he'd he's how'd how'll how's I'd I'm "
-        "I've isn't it'd it'll might've mightn't must've mustn't needn't o'clock oughtn't shan't she'd she's should've shouldn't "
-        "somebody'd someone'd something's that'd that's there'd there're there's they'd they'll they're they've wasn't we'd we've "
-        "weren't what'll what're what's what've when's where'd where's where've who'd who'll who's who've why'd why'll why's won't "
-        "would've wouldn't y'all you'd you'll you're you've"
-    ).split()
-    if word.replace("'", "").lower() not in ("id", "ill", "its", "were", "well", "shell", "hell", "wont", "cant")
-    or word in ("can't", "won't")
-}
+CONTRACTED = """
+    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd
+    he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am might've mightn't mightn't've must've mustn't
+    needn't not've o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd've
+    somebody'll somebody's someone'd someone'd've someone'll someone's something'd something'd've something'll
+    that's there'd there'd've there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've
+    weren't what'll what're what's what've when's where'd where's where've who'd who'd've who'll who's who've
+    why'll why're why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're
+    you've"""
+
+
+def _without_one_apostrophe(word: str) -> list[str]:
+    return [word[:place] + word[place + 1 :] for place, letter in enumerate(word) if letter == "'"]
+
+
+CONTRACTIONS = {short: word for word in CONTRACTED.split() for short in _without_one_apostrophe(word)}
+CONTRACTIONS["somebody'd"] = "somebodyd"
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question: its text, its image's name, its ten normalised answers (none on test) and the kind of its answer."""
+    """One question.
+
+    Args:
+        question_id: its number.
+        text: its words.
+        image: its image's name in the store.
+        answers: what ten people answered, as the file has it; none on test.
+        kind: "yes/no", "number" or "other".
+    """
 
     question_id: int
     text: str
@@ -44,18 +62,31 @@ class Question:
     kind: str = ""
 
 
+@lru_cache(maxsize=1 << 18)
 def normalise(answer: str) -> str:
-    """An answer as the official evaluation compares it: lower case, no articles, digits for numbers, apostrophes back in."""
-    text = answer.replace("\n", " ").replace("\t", " ").strip()
-    spaced = re.search(r"\d,\d", text) is not None
+    """An answer as the official evaluation compares it: lower case, no articles, digits for numbers, apostrophes."""
+    given = answer.replace("\n", " ").replace("\t", " ").strip()
+    thousands = re.search(r"\d,\d", given) is not None
+    text = given
     for mark in PUNCTUATION:
-        if f"{mark} " in text or f" {mark}" in text or spaced:
-            text = text.replace(mark, "")
-        else:
-            text = text.replace(mark, " ")
-    text = re.sub(r"(?<!\d)\.(?!\d)", "", text)
+        beside_space = f"{mark} " in given or f" {mark}" in given
+        text = text.replace(mark, "" if beside_space or thousands else " ")
+    text = re.sub(r"\.(?!\d)", "", text)
     words = [NUMBER_OF.get(word, word) for word in text.lower().split()]
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
+
+
+def soft_accuracy(answer: str, people: Sequence[str]) -> float:
+    """The official accuracy of an answer, between 0 and 1.
+
+    The mean, over the ways of leaving one person out, of min(1, others who said the same / 3). Answers are normalised
+    unless all people agree to the letter; then the official evaluation compares letters.
+    """
+    if len(set(people)) > 1:
+        answer, people = normalise(answer), [normalise(person) for person in people]
+    total = sum(person == answer for person in people)
+    shares = [min(1.0, (total - (person == answer)) / PEOPLE_NEEDED) for person in people]
+    return sum(shares) / len(shares)
 
 
 class VQA(Task):
@@ -64,60 +95,88 @@ class VQA(Task):
     Target: for each answer of the vocabulary 0, 0.3, 0.6, 0.9 or 1 by how many of ten gave it (published). Options:
 
         least: how often an answer has to be a question's majority answer to enter the vocabulary (published: 9).
-        answers: the vocabulary itself; built from the training annotations if left out.
+        answers: the vocabulary itself; built from the training annotations, or taken from the model, if left out.
     """
 
     name = "vqa"
     model = UniterForAnswers
     monitor = "accuracy"
-    options = {"least": 9, "answers": None}  # noqa: RUF012
+    options = MappingProxyType({"least": 9, "answers": None})
+    # spec 4.4, train-vqa-base-4gpu: 5 x 4 batches of 5120 tokens, 800-960 questions an update
+    defaults = MappingProxyType(
+        {"learning_rate": 8e-5, "head_multiplier": 10, "steps": 6000, "warmup": 600, "tokens": 5120, "accumulate": 20}
+        | {"clip": 2.0, "weight_decay": 0.01}
+    )
+
+    _numbered: list[str] | None = None  # the answers that `_numbers` numbers
+    _numbers: dict[str, int]
 
     def examples(self, split: str) -> list[Question]:
-        """The questions of a split (train, val, test, ... as in the files' names) in the file's order."""
-        questions_path = self.file(
-            f"v2_OpenEnded_*_{split}_questions.json", f"v2_OpenEnded_*_{split}20*_questions.json"
-        )
-        content = read_json(questions_path, dict)
-        asked = field(content, "questions", questions_path)
+        """The questions of a split (train, val, test, ... as in the files' names) in the file's order.
+
+        Raises:
+            ValueError: the split's files are missing or foreign.
+        """
+        path = self._file("v2_OpenEnded_", split, "questions")
+        content = read_json(path, dict)
         annotations = self._annotations(split)
         subset = str(content.get("data_subtype", ""))
-        names = images_by_id(list(self.regions), subset) if self.regions is not None else {}
+        names = images_by_id(self.regions, subset) if self.regions is not None else {}
         found = []
-        for record in asked:
-            number = field(record, "question_id", questions_path)
-            image_id = field(record, "image_id", questions_path)
+        for record in field(content, "questions", path):
+            number, image_id = field(record, "question_id", path), field(record, "image_id", path)
             answered = annotations.get(number, {})
             found.append(
                 Question(
                     question_id=number,
-                    text=field(record, "question", questions_path),
-                    image=names.get(image_id, f"COCO_{subset}_{image_id:012d}.jpg"),
-                    answers=tuple(normalise(a["answer"]) for a in answered.get("answers", [])),
+                    text=field(record, "question", path),
+                    image=names.get(image_id) or f"COCO_{subset}_{image_id:012d}.jpg",
+                    answers=tuple(person["answer"] for person in answered.get("answers", [])),
                     kind=answered.get("answer_type", ""),
                 )
             )
         if not found:
-            raise ValueError(f"{questions_path}: no questions")
+            raise ValueError(f"{path}: no questions; download or write it again")
         return found
+
+    def _file(self, start: str, split: str, kind: str) -> Path:
+        """The file of a split; the official names hold a year behind it (val2014)."""
+        for path in sorted(self.data.glob(f"{start}*_{kind}.json")):
+            if re.fullmatch(rf"{re.escape(start)}[^_]+_{re.escape(split)}(20\d\d)?_{kind}\.json", path.name):
+                return path
+        known = sorted(path.name for path in self.data.glob("v2_*.json"))
+        raise ValueError(
+            f"{self.data}: no {start}*_{split}_{kind}.json for split {split!r}; it has "
+            f"{', '.join(known) or 'no v2_ file'}; put the official files into this folder"
+        )
 
     def _annotations(self, split: str) -> dict[int, dict[str, Any]]:
         try:
-            path = self.file(f"v2_*_{split}_annotations.json", f"v2_*_{split}20*_annotations.json")
+            path = self._file("v2_", split, "annotations")
         except ValueError:
             return {}  # test questions have no public answers
         return {field(a, "question_id", path): a for a in field(read_json(path, dict), "annotations", path)}
 
     @property
     def answers(self) -> list[str]:
-        """The answer vocabulary: majority answers of the training questions that occur often enough, most frequent first."""
+        """The answer vocabulary: frequent majority answers of the training questions, most frequent first.
+
+        Raises:
+            ValueError: there are no training annotations, or no answer is frequent enough.
+        """
         if self.settings["answers"] is None:
             training = self._annotations("train")
             if not training:
                 raise ValueError(
-                    f"{self.data}: no training annotations to build the answer vocabulary from; give the option `answers`"
+                    f"{self.data}: no training annotations to build the answers from; give the option `answers`"
                 )
-            majority = Counter(normalise(a["multiple_choice_answer"]) for a in training.values())
-            often = [answer for answer, count in majority.items() if count >= self.settings["least"]]
+            majority = Counter(normalise(str(a.get("multiple_choice_answer", ""))) for a in training.values())
+            often = [a for a, count in majority.items() if count >= self.settings["least"] and a]
+            if not often:
+                least = self.settings["least"]
+                raise ValueError(
+                    f"{self.data}: no answer is that of {least} training questions; lower the option `least`"
+                )
             self.settings["answers"] = sorted(often, key=lambda answer: (-majority[answer], answer))
         return self.settings["answers"]
 
@@ -127,23 +186,33 @@ class VQA(Task):
         return {"num_labels": len(names), "id2label": names, "label2id": {answer: i for i, answer in names.items()}}
 
     def adopt(self, model: UniterPreTrainedModel) -> None:
-        """The answers that the model was trained with."""
-        labels = model.config.id2label or {}
-        if labels and not str(labels.get(0, labels.get("0", ""))).startswith("LABEL_"):
-            self.settings["answers"] = [labels[i] if i in labels else labels[str(i)] for i in range(len(labels))]
+        """The answers that the model was trained with; a model that names none has as many as this task, or is refused.
 
-    def pairs(self, example: Question) -> list[Pair]:
-        """The question and its image's regions."""
-        return [Pair(example.text, self.seen(example.image))]
+        Raises:
+            ValueError: the model has another number of answers and does not name them.
+        """
+        labels = {int(number): label for number, label in (model.config.id2label or {}).items()}
+        if labels and not all(label == f"LABEL_{number}" for number, label in labels.items()):
+            self.settings["answers"] = [labels[number] for number in range(len(labels))]
+        elif len(labels) != len(self.answers):
+            raise ValueError(
+                f"the model has {len(labels)} answers without names, the task {len(self.answers)}: build it with "
+                "`**task.config()`, or fine-tune one"
+            )
 
     def target(self, examples: Sequence[Question]) -> Tensor:
         """(examples, answers) soft scores."""
-        number = {answer: i for i, answer in enumerate(self.answers)}
-        target = torch.zeros(len(examples), len(number))
-        for row, example in zip(target, examples, strict=True):
-            for answer, count in Counter(example.answers).items():
-                if answer in number:
-                    row[number[answer]] = SOFT[min(count, 4)]
+        if self._numbered is not self.answers:
+            self._numbered, self._numbers = self.answers, {answer: i for i, answer in enumerate(self.answers)}
+        target = torch.zeros(len(examples), len(self._numbers))
+        rows, columns, scores = [], [], []
+        for row, example in enumerate(examples):
+            for answer, count in Counter(map(normalise, example.answers)).items():
+                if answer in self._numbers:
+                    rows.append(row)
+                    columns.append(self._numbers[answer])
+                    scores.append(SOFT[min(count, len(SOFT) - 1)])
+        target[rows, columns] = torch.tensor(scores)
         return target
 
     def decode(self, output: Any, examples: Sequence[Question], batch: Batch) -> list[dict[str, Any]]:
@@ -151,34 +220,29 @@ class VQA(Task):
         best = output.logits.argmax(1).tolist()
         return [{"question_id": e.question_id, "answer": self.answers[i]} for e, i in zip(examples, best, strict=True)]
 
-    def score(self, predictions: Sequence[dict[str, Any]], examples: Sequence[Question]) -> dict[str, float]:
+    def score(self, predictions: Predictions, examples: Sequence[Question]) -> dict[str, float]:
         """Official accuracy with its 95% interval, and by the kind of answer.
 
-        Of one question: the mean over the ten ways of leaving one person out of min(1, people who agree / 3).
+        Raises:
+            ValueError: a question has no prediction, or no public answers.
         """
-        said = {prediction["question_id"]: normalise(prediction["answer"]) for prediction in predictions}
-        scores: dict[str, list[float]] = {"all": []}
+        said = {prediction["question_id"]: prediction["answer"] for prediction in predictions}
+        scores: dict[str, list[float]] = {}
         for example in examples:
             if not example.answers:
                 raise ValueError(
-                    f"question {example.question_id} has no annotated answers: this split can only be scored by its server"
+                    f"question {example.question_id} has no public answers: only the benchmark's server can score it"
                 )
             if example.question_id not in said:
                 raise ValueError(f"question {example.question_id} has no prediction: predict the whole split")
             value = 100.0 * soft_accuracy(said[example.question_id], example.answers)
-            scores["all"].append(value)
             scores.setdefault(example.kind, []).append(value)
-        found = with_interval("accuracy", scores.pop("all"))
+        found = with_interval("accuracy", [value for values in scores.values() for value in values])
         found.update({f"accuracy {kind}": float(np.mean(values)) for kind, values in sorted(scores.items()) if kind})
         return found
 
     def perfect(self, examples: Sequence[Question]) -> list[dict[str, Any]]:
         """Each question's most frequent answer."""
-        return [{"question_id": e.question_id, "answer": Counter(e.answers).most_common(1)[0][0]} for e in examples]
-
-
-def soft_accuracy(answer: str, people: Sequence[str]) -> float:
-    """The official accuracy of an answer against what people said, between 0 and 1."""
-    agree = [person == answer for person in people]
-    total = sum(agree)
-    return float(np.mean([min(1.0, (total - one) / 3) for one in agree]))
+        best = [Counter(map(normalise, e.answers)).most_common(1)[0][0] for e in examples]
+        said = [next(a for a in e.answers if normalise(a) == answer) for e, answer in zip(examples, best, strict=True)]
+        return [{"question_id": e.question_id, "answer": answer} for e, answer in zip(examples, said, strict=True)]
