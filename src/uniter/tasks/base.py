@@ -230,6 +230,21 @@ class Task:
             f"{self.data}: none of {', '.join(names)} is there; put the benchmark's public files into this folder"
         )
 
+    def only_file(self, option: str, pattern: str) -> Path:
+        """The file that an option names, or else the only one that fits a pattern.
+
+        Raises:
+            ValueError: none is there, or several are.
+        """
+        given = self.settings[option]
+        found = sorted(self.data.glob(pattern), key=lambda path: path.name)
+        if given or not found:
+            return self.file(given or pattern)
+        if len(found) > 1:
+            several = ", ".join(path.name for path in found)
+            raise ValueError(f"{self.data}: {several} are all there; say which by the option `{option}`")
+        return found[0]
+
     def seen(self, image: str) -> Regions:
         """The regions of an image.
 

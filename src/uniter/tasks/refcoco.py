@@ -86,7 +86,7 @@ class RefCOCO(Task):
         Raises:
             ValueError: a file is missing or foreign, or has no such split.
         """
-        path, instances_path = self._refs(), self.file("instances.json")
+        path, instances_path = self.only_file("refs", "refs(*).p"), self.file("instances.json")
         refs = read_pickle(path)
         if not isinstance(refs, list):
             raise ValueError(
@@ -109,18 +109,6 @@ class RefCOCO(Task):
         if not found:
             raise self.unknown_split(path, split, splits)
         return found
-
-    def _refs(self) -> Path:
-        """The references, of which a public folder has several kinds."""
-        given = self.settings["refs"]
-        found = sorted(self.data.glob("refs(*).p"), key=lambda path: path.name)
-        if given or not found:
-            return self.file(given or "refs(*).p")
-        if len(found) > 1:
-            raise ValueError(
-                f"{self.data}: {', '.join(path.name for path in found)} are there; say which by the option `refs`"
-            )
-        return found[0]
 
     def _instances(self, path: Path) -> tuple[dict[int, Box], Callable[[int, str], str]]:
         """Boxes (x1 y1 x2 y2) by annotation id, and what turns an image's id and file name into its name."""

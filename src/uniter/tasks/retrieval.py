@@ -51,8 +51,8 @@ def read_captions(path: str | Path, split: str, stored: Names | None = None) -> 
     Args:
         path: `dataset_*.json`.
         split: "train", "val", "test" or COCO's "restval"; several joined by "+".
-        stored: what knows the images there are. An image goes by `filename`, or `filepath/filename` (COCO), or a name that
-            ends in the same number (`coco_val2014_000000000042.npz`), whichever is there; by `filename` if left out.
+        stored: what knows the images there are. An image goes by `filename`, or `filepath/filename` (COCO), or a name
+            that ends in the same number (`coco_val2014_000000000042.npz`), whichever is there; `filename` if left out.
 
     Raises:
         ValueError: the file is missing or foreign, or has no such split.
@@ -103,6 +103,7 @@ class Retrieval(Task):
     A prediction is one text's row of scores over all images of the examples, in order of first appearance. Trained with
     sampled negatives, or with hard ones: of many candidates those that the model scores highest. Options:
 
+        captions: file name of the captions (`dataset_flickr30k.json`); the only `dataset_*.json` if left out.
         negatives: sampled images, and as many sampled texts, for each true pair (published: 1).
         hard_negatives: instead, so many images and texts each, the hardest of `candidates` (published: 31); 0: off.
         candidates: so many images and texts each to choose the hard ones from (published: 399).
@@ -116,7 +117,7 @@ class Retrieval(Task):
     model = UniterForMatching
     monitor = "mean_recall"
     options = MappingProxyType(
-        {"negatives": 1, "hard_negatives": 0, "candidates": 20, "margin": 0.2}
+        {"captions": "", "negatives": 1, "hard_negatives": 0, "candidates": 20, "margin": 0.2}
         | {"max_images": 0, "captions_per_image": 0, "published_recall": False}
     )
     # spec 4.4, train-itm-flickr-base-8gpu: 40 texts (x 3 pairs) x 4 x 8 GPUs an update
@@ -138,7 +139,7 @@ class Retrieval(Task):
         Raises:
             ValueError: the file is missing or foreign, or has no such split.
         """
-        captions = read_captions(self.file("dataset_*.json"), split, self.regions)
+        captions = read_captions(self.only_file("captions", "dataset_*.json"), split, self.regions)
         if TRAINING_SPLITS.issuperset(split.split("+")):
             return captions
         most, each = self.settings["max_images"], self.settings["captions_per_image"]
