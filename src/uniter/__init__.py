@@ -20,7 +20,21 @@ _HOMES = {
     "Store": "regions.store",
     "extract": "regions.extract",
 }
-__all__ = ["__version__", *_HOMES]  # noqa: PLE0604
+__all__ = [
+    "Pair",
+    "Regions",
+    "Store",
+    "Uniter",
+    "UniterConfig",
+    "UniterForAnswers",
+    "UniterForGrounding",
+    "UniterForMatching",
+    "UniterForPreTraining",
+    "UniterModel",
+    "UniterProcessor",
+    "__version__",
+    "extract",
+]
 
 if TYPE_CHECKING:
     from uniter.configuration_uniter import UniterConfig

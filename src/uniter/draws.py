@@ -1,7 +1,8 @@
 """Everything random as a pure function of (seed, purpose, index): no state to save, no order to keep.
 
-A draw depends on nothing but its arguments: not on the batch it is made in, the process it is made by or the draws before
-it. Hence resumed, elastic and re-batched runs see the same numbers. The mixing function is SplitMix64's finaliser.
+A draw depends on nothing but its arguments: not on the batch it is made in, the process it is made by or the draws
+before it. Hence resumed, elastic and re-batched runs see the same numbers. The mixing function is SplitMix64's
+finaliser.
 """
 
 import hashlib

@@ -1,8 +1,8 @@
 """What the model learns from in pre-training: MLM, MRFR, MRC, MRC-kl, ITM (with WRA). Paper section 3.2.
 
-An objective chooses which text meets which image (`choose`), spoils a batch (`spoil`) and holds its loss (`loss`). Masking is
-conditional by default: words are masked while all regions are seen, regions while all words are seen. Every draw is a pure
-function of (seed, purpose, epoch, example), so that a batch's make-up changes no example's masks.
+An objective chooses which text meets which image (`choose`), spoils a batch (`spoil`) and holds its loss (`loss`).
+Masking is conditional by default: words are masked while all regions are seen, regions while all words are seen. Every
+draw is a pure function of (seed, purpose, epoch, example), so that a batch's make-up changes no example's masks.
 """
 
 from dataclasses import dataclass
@@ -104,8 +104,8 @@ class Masking:
 def mask_words(batch: Batch, rows: Draws, masking: Masking) -> Batch:
     """Choose words and hide them, as published.
 
-    Each piece but CLS and SEP is chosen on its own with the masking probability; of the chosen 80% become [MASK], 10% a random
-    ordinary piece and 10% stay. If none was chosen, the first piece becomes [MASK]. Adds `labels` (B, T): the
+    Each piece but CLS and SEP is chosen on its own with the masking probability; of the chosen 80% become [MASK], 10% a
+    random ordinary piece and 10% stay. If none was chosen, the first piece becomes [MASK]. Adds `labels` (B, T): the
     original piece where one was chosen, -1 elsewhere.
     """
     vocabulary = masking.vocabulary
@@ -129,7 +129,8 @@ def mask_words(batch: Batch, rows: Draws, masking: Masking) -> Batch:
 def mask_regions(batch: Batch, rows: Draws, masking: Masking) -> Batch:
     """Choose regions and hide their features, as published; their places stay.
 
-    Each region is chosen on its own with the masking probability; if none was, one at random. Adds `masked_regions` (B, R).
+    Each region is chosen on its own with the masking probability; if none was, one at random. Adds `masked_regions` (B,
+    R).
     """
     real = batch["region_mask"].numpy()
     draw = rows.uniform("region-choose", real.shape[1])
@@ -204,8 +205,8 @@ class RegionFeatures(MaskedRegions):
 class RegionClasses(MaskedRegions):
     """MRC: name the detector's best class of the hidden regions.
 
-    Loss: cross-entropy with the detector's most probable class, background left out of the choice but kept as a column, MEAN
-    over hidden regions. Paper section 3.2, MRC.
+    Loss: cross-entropy with the detector's most probable class, background left out of the choice but kept as a column,
+    MEAN over hidden regions. Paper section 3.2, MRC.
     """
 
     name = "mrc"
@@ -223,8 +224,8 @@ class RegionClasses(MaskedRegions):
 class RegionClassesKL(MaskedRegions):
     """MRC-kl: give the hidden regions the detector's whole class distribution.
 
-    Loss: KL(detector || model) over all classes, background too, MEAN over every class of every hidden region (published:
-    the divergence divided by the number of classes). Paper section 3.2, MRC-kl.
+    Loss: KL(detector || model) over all classes, background too, MEAN over every class of every hidden region
+    (published: the divergence divided by the number of classes). Paper section 3.2, MRC-kl.
     """
 
     name = "mrckl"
@@ -246,9 +247,10 @@ class RegionClassesKL(MaskedRegions):
 class Matching(Objective):
     """ITM with WRA: do text and image belong together, and which word is which region.
 
-    Loss: two-way cross-entropy on the pooled state, MEAN over the batch, + transport_weight * (sum of transport distances of
-    matching pairs - sum over the others) / pairs. Distance: `transport.alignment`, in float32, without gradient through the plan.
-    Paper section 3.2 (ITM, WRA); that negatives are pushed apart is the published code's choice.
+    Loss: two-way cross-entropy on the pooled state, MEAN over the batch, + transport_weight * (sum of transport
+    distances of matching pairs - sum over the others) / pairs. Distance: `transport.alignment`, in float32, without
+    gradient through the plan. Paper section 3.2 (ITM, WRA); that negatives are pushed apart is the published code's
+    choice.
 
     Args:
         negative_probability: share of pairs that are spoiled.
@@ -275,7 +277,7 @@ class Matching(Objective):
         self.include_special = include_special
 
     def choose(self, rows: Draws, images: np.ndarray, number_of_images: int) -> tuple[np.ndarray, np.ndarray]:
-        """Another image, uniformly among all others, for about `negative_probability` of the rows; with one image none."""
+        """Another image, evenly among the others, for about `negative_probability` of the rows; of one image none."""
         labels = (rows.uniform("itm-label") >= self.negative_probability).astype(np.int64)
         if number_of_images < 2:
             return images, np.ones_like(labels)

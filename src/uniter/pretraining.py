@@ -57,8 +57,8 @@ class Captioned:
         absent = [name for name in numbers if name not in store]
         if absent:
             raise ValueError(
-                f"{regions}: {len(absent)} of the {len(numbers)} images of split {split!r} in {captions} are not in the store, "
-                f"the first is {absent[0]!r}; extract the missing pictures into it"
+                f"{regions}: {len(absent)} of the {len(numbers)} images of split {split!r} in {captions} are not in "
+                f"the store, the first is {absent[0]!r}; extract the missing pictures into it"
             )
         texts = [processor.wrap(ids) for ids in processor.pieces_of([caption.text for caption in found])]
         image_of = np.array([numbers[caption.image] for caption in found])

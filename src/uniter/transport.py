@@ -1,7 +1,7 @@
-"""Word-region alignment by optimal transport (paper section 3.2, equation 3; solver: IPOT, Xie et al. 2018), nothing else.
+"""Word-region alignment by optimal transport (paper section 3.2, equation 3; solver: IPOT, Xie et al. 2018).
 
-Letters: B pairs, T text tokens, R regions. Everything is computed in float32 (float64 stays): the plan is not converged after
-50 iterations, so the number of iterations and the order of updates are part of the definition.
+Letters: B pairs, T text tokens, R regions. Everything is computed in float32 (float64 stays): the plan is not converged
+after 50 iterations, so the number of iterations and the order of updates are part of the definition.
 """
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def cost_matrix(text_BTD: Tensor, regions_BRD: Tensor, pairs_BTR: Tensor) -> Tensor:
-    """1 - cosine between every word and every region, (B, T, R); 0 where `pairs_BTR` is False. Norms are floored at 1e-5."""
+    """1 - cosine between each word and region, (B, T, R); 0 where `pairs_BTR` is False. Norms are floored at 1e-5."""
     wide = torch.float64 if text_BTD.dtype == torch.float64 else torch.float32
     words = F.normalize(text_BTD.to(wide), dim=-1, eps=1e-5)
     things = F.normalize(regions_BRD.to(wide), dim=-1, eps=1e-5)

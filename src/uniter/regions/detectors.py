@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load, save
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from uniter.regions.pictures import upright_rgb
 from uniter.regions.regions import Regions
@@ -177,7 +177,8 @@ class SmallNetwork(nn.Module):
     def standardise(self, hidden: Tensor, limit: float) -> Tensor:
         """Features (N, F) of hidden vectors: each number has mean 0 and deviation 1 over the training pictures.
 
-        What all regions have in common would otherwise drown what tells them apart, and a model would learn more slowly.
+        What all regions have in common would otherwise drown what tells them apart, and a model would learn more
+        slowly.
         """
         return ((hidden - self.feature_mean) * self.feature_scale).clamp(-limit, limit)
 

@@ -31,7 +31,8 @@ class Regions:
     def __post_init__(self) -> None:
         if self.features.ndim != 2 or self.boxes.shape != (len(self.features), 4):
             raise ValueError(
-                f"features must be (regions, size) and boxes (regions, 4), got {self.features.shape} and {self.boxes.shape}"
+                "features must be (regions, size) and boxes (regions, 4), "
+                f"got {self.features.shape} and {self.boxes.shape}"
             )
         if len(self.features) == 0:
             raise ValueError(

@@ -20,9 +20,14 @@ class Job(Protocol):
         monitor: the key of `validate()` to keep the best by; higher is better.
     """
 
-    model: nn.Module
-    mixture: dict[str, float]
-    monitor: str
+    @property
+    def model(self) -> nn.Module: ...  # noqa: D102
+
+    @property
+    def mixture(self) -> dict[str, float]: ...  # noqa: D102
+
+    @property
+    def monitor(self) -> str: ...  # noqa: D102
 
     def lengths(self, stream: str) -> np.ndarray:
         """Tokens of each example of a stream: text with CLS and SEP, and regions; int64 (examples,)."""
