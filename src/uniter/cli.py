@@ -1,12 +1,16 @@
 """The command line: verbs only. What a verb needs is imported inside it, so that `uniter --help` stays quick."""
 
+import errno
 import json
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 app = typer.Typer(
     name="uniter",
@@ -34,12 +38,14 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 @scenes_app.command("make")
 def scenes_make(
     out: Out,
-    train: Annotated[int, typer.Option(help="Pictures to train on.")] = 1000,
-    val: Annotated[int, typer.Option(help="Pictures to validate on.")] = 100,
-    test: Annotated[int, typer.Option(help="Held-out pictures.")] = 200,
-    novel: Annotated[int, typer.Option(help="Held-out pictures of colour-shape pairs never seen in training.")] = 200,
+    train: Annotated[int, typer.Option(min=0, help="Pictures to train on.")] = 1000,
+    val: Annotated[int, typer.Option(min=0, help="Pictures to validate on.")] = 100,
+    test: Annotated[int, typer.Option(min=0, help="Held-out pictures.")] = 200,
+    novel: Annotated[
+        int, typer.Option(min=0, help="Held-out pictures of colour-shape pairs never seen in training.")
+    ] = 200,
     seed: Annotated[int, typer.Option(help="Same seed, same world.")] = 0,
-    workers: Annotated[int, typer.Option(help="Processes that draw.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that draw.")] = 1,
     quiet: Quiet = False,
 ) -> None:
     """Draw pictures and say things about them, in the benchmarks' own file formats."""
@@ -56,7 +62,7 @@ def extract(
     folder: Annotated[Path, typer.Argument(help="Folder of pictures, searched with all folders in it.")],
     out: Out,
     detector: DetectorName = "scenes",
-    batch: Annotated[int, typer.Option(help="Pictures at a time.")] = 8,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 8,
     quiet: Quiet = False,
 ) -> None:
     """Find the regions of every picture in a folder and keep them in a store."""
@@ -146,18 +152,26 @@ def predict(
     print(f"{out}: {run_predict(task, data, regions, split, model, option or [], out, not quiet)} predictions")
 
 
+def _opened(picture: Path) -> "Image":
+    """The picture, looked at before anything slow is loaded."""
+    from uniter.regions.pictures import open_picture
+
+    return open_picture(picture)
+
+
 @app.command()
 def ask(
     picture: Annotated[Path, typer.Argument(help="A picture.")],
     question: Annotated[str, typer.Argument(help="A question about it.")],
     model: Model = None,
     detector: DetectorName = "scenes",
-    top: Annotated[int, typer.Option(help="How many answers.")] = 3,
+    top: Annotated[int, typer.Option(min=1, help="How many answers.")] = 3,
 ) -> None:
     """Answer a question about a picture."""
+    opened = _opened(picture)
     from uniter.pipeline import Uniter
 
-    for answer in Uniter.load(model, detector).ask(picture, question, top):
+    for answer in Uniter.load(model, detector).ask(opened, question, top):
         print(f"{answer.score:6.1%}  {answer.text}")
 
 
@@ -167,12 +181,13 @@ def find(
     phrase: Annotated[str, typer.Argument(help="What to find in it.")],
     model: Model = None,
     detector: DetectorName = "scenes",
-    top: Annotated[int, typer.Option(help="How many regions.")] = 1,
+    top: Annotated[int, typer.Option(min=1, help="How many regions.")] = 1,
 ) -> None:
     """Find the region of a picture that a phrase refers to (pixels x1 y1 x2 y2)."""
+    opened = _opened(picture)
     from uniter.pipeline import Uniter
 
-    for found in Uniter.load(model, detector).find(picture, phrase, top):
+    for found in Uniter.load(model, detector).find(opened, phrase, top):
         print(f"{found.score:6.1%}  " + " ".join(f"{x:.1f}" for x in found.box))
 
 
@@ -182,11 +197,13 @@ def search(
     text: Annotated[str, typer.Argument(help="What to look for.")],
     model: Model = None,
     detector: DetectorName = "scenes",
-    top: Annotated[int, typer.Option(help="How many pictures.")] = 5,
+    top: Annotated[int, typer.Option(min=1, help="How many pictures.")] = 5,
     store: Annotated[Path | None, typer.Option(help="Where regions are kept; the user's cache if left out.")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Find the pictures of a folder that fit a text."""
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}: give a folder of pictures")
     from uniter.pipeline import Uniter
 
     for hit in Uniter.load(model, detector).search(folder, text, top, store, progress=not quiet):
@@ -215,7 +232,7 @@ def recipes_copy(name: str, folder: Annotated[Path, typer.Argument(help="Where t
     target = folder / f"{name}.yaml"
     text = _recipe(name)
     if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder: make it first")
+        raise ValueError(f"{folder} is no folder: make it first")
     if target.exists():
         raise ValueError(f"{target} exists already: remove it or copy into another folder")
     target.write_text(text, encoding="utf-8")
@@ -237,19 +254,49 @@ def demo(
     seed: Annotated[int, typer.Option(help="Same seed, same numbers.")] = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Do everything once, offline, in minutes: draw, extract, pre-train, fine-tune, evaluate, and write a page about it."""
+    """Do everything once, offline, in minutes: draw, extract, pre-train, fine-tune, evaluate; with a page about it."""
     from uniter.demo import run_demo
 
     print(run_demo(out, seed=seed, progress=not quiet))
+
+
+UsageProblem: Any = typer.BadParameter.__mro__[2]  # click's ClickException, which newer typers keep to themselves
+
+# What the system refused, and how to mend it.
+MENDS = {
+    errno.EACCES: "change its permissions, or choose another place",
+    errno.EPERM: "change its permissions, or choose another place",
+    errno.EROFS: "choose a place that can be written to",
+    errno.ENOSPC: "free some space and run the same command again",
+    errno.EDQUOT: "free some space and run the same command again",
+    errno.EEXIST: "choose another name",
+    errno.ENOTDIR: "a file stands where a folder is needed, choose another name",
+    errno.EISDIR: "a folder stands where a file is needed, choose another name",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOENT: "check the path",
+}
 
 
 def main() -> None:
     """Run the command line; what a user got wrong is one line on stderr and exit status 2."""
     logging.basicConfig(level=logging.WARNING, format="uniter: %(message)s")
     try:
-        app()
-    except (ValueError, OSError, FloatingPointError) as error:
-        named = isinstance(error, OSError) and error.filename
-        message = f"{error.filename}: {error.strerror}" if named else str(error)
-        print("uniter: " + " ".join(message.split()), file=sys.stderr)
-        sys.exit(2)
+        status = app(standalone_mode=False)
+    except (UsageProblem, ValueError, OSError, FloatingPointError, ImportError) as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error)
+        else:
+            print("uniter: " + " ".join(_message(error).split()), file=sys.stderr)
+        status = 2
+    sys.exit(status)
+
+
+def _message(error: Exception) -> str:
+    """What went wrong and how to mend it."""
+    if isinstance(error, UsageProblem):
+        command = error.ctx.command_path if getattr(error, "ctx", None) else "uniter"
+        return f"{error.format_message().rstrip('.')}; see {command} --help"
+    if isinstance(error, OSError) and error.filename is not None:
+        mend = MENDS.get(error.errno or 0)
+        return f"{error.filename}: {error.strerror}" + (f": {mend}" if mend else "")
+    return str(error)

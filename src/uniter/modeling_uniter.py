@@ -7,12 +7,16 @@ Attributes of the trunk keep the official parameter names, which are BERT's. Lay
 GELU is the exact (erf) form, as published.
 """
 
+import json
 import logging
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import ModelOutput
@@ -54,7 +58,10 @@ class TextEmbeddings(nn.Module):
 
 
 class RegionEmbeddings(nn.Module):
-    """Feature and place, each with a LayerNorm of its own, + type, LayerNorm, dropout. A masked region's feature is the learned mask vector."""
+    """Feature and place, each with a LayerNorm of its own, + type, LayerNorm, dropout.
+
+    A masked region's feature is the learned mask vector.
+    """
 
     def __init__(self, config: UniterConfig):
         super().__init__()
@@ -81,8 +88,8 @@ class RegionEmbeddings(nn.Module):
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
     """Scaled dot-product attention, (B, N, S, H) each and a (B, 1, 1, S) mask, True = may be read -> (B, N, S, H).
 
-    Training on the CPU multiplies the matrices out: there the backward pass of PyTorch's fused kernel is several times as slow at
-    the short sequences of pairs.
+    Training on the CPU multiplies the matrices out: there the backward pass of PyTorch's fused kernel is several times
+    as slow at the short sequences of pairs.
     """
     if query.is_cuda or not (torch.is_grad_enabled() and query.requires_grad):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
@@ -194,26 +201,28 @@ class Pooler(nn.Module):
 
 
 class RowLayout:
-    """Squeezes padding out between text and regions: rows become CLS text SEP regions, then padding, S <= T + R wide."""
+    """Squeezes padding out between text and regions: rows become CLS text SEP regions, padding; S <= T + R wide."""
 
     def __init__(self, mask_BL: Tensor):
         self.full = mask_BL.shape[1]
         width = int(mask_BL.sum(1).max())
-        self.whole = width == self.full
-        self.index = None if self.whole else torch.argsort((~mask_BL).to(torch.uint8), dim=1, stable=True)[:, :width]
-        self.mask = mask_BL if self.whole else mask_BL.gather(1, self.index)
+        # Which places are kept; None: all of them.
+        self.index: Tensor | None = None
+        if width < self.full:
+            self.index = torch.argsort((~mask_BL).to(torch.uint8), dim=1, stable=True)[:, :width]
+        self.mask = mask_BL if self.index is None else mask_BL.gather(1, self.index)
         # Without padding no mask is needed and attention takes its fastest path.
         self.attention = None if bool(self.mask.all()) else self.mask[:, None, None, :]
 
     def squeeze(self, states_BLD: Tensor) -> Tensor:
         """(B, L, D) -> (B, S, D)."""
-        if self.whole:
+        if self.index is None:
             return states_BLD
         return states_BLD.gather(1, self.index[..., None].expand(-1, -1, states_BLD.shape[2]))
 
     def spread(self, states_BSD: Tensor) -> Tensor:
         """(B, S, D) -> (B, L, D), zeros where a place was squeezed out."""
-        if self.whole:
+        if self.index is None:
             return states_BSD
         blank = states_BSD.new_zeros(states_BSD.shape[0], self.full, states_BSD.shape[2])
         return blank.scatter(1, self.index[..., None].expand(-1, -1, states_BSD.shape[2]), states_BSD)
@@ -290,24 +299,30 @@ class UniterPreTrainedModel(PreTrainedModel):
             nn.init.zeros_(getattr(module, name))
 
     @classmethod
-    def from_pretrained(cls, path, *args, **kwargs):
+    def from_pretrained(cls, path, *args, **kwargs) -> Self:  # pyrefly: ignore[bad-override]  # it is never called by name
         """Load a checkpoint folder; a head's checkpoint loads into the trunk and the other way.
 
         What was new, unused or of another shape is logged. With `output_loading_info=True` the report comes back too.
 
         Raises:
-            ValueError: nothing, or less than the whole trunk, was found in the checkpoint; or a tensor has another shape.
+            ValueError: the folder holds no model, a damaged one or a part of the trunk; a tensor has another shape.
         """
         want_report = kwargs.pop("output_loading_info", False)
+        _check_folder(Path(path))
         with _quiet():
-            model, report = super().from_pretrained(
-                path, *args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
-            )
+            try:
+                loaded: Any = super().from_pretrained(
+                    path, *args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+                )
+            except SafetensorError as error:
+                raise ValueError(f"the weights in {path} are damaged ({error}): copy or train them again") from error
+        model, report = loaded
         if report["mismatched_keys"]:
             name, found, wanted = sorted(report["mismatched_keys"])[0]
             raise ValueError(
-                f"{path}: {len(report['mismatched_keys'])} tensors have another shape than the model, the first is {name}: "
-                f"{tuple(found)} in the checkpoint, {tuple(wanted)} in the model; load it with its own configuration"
+                f"{path}: {len(report['mismatched_keys'])} tensors have another shape than the model, the first is "
+                f"{name}: {tuple(found)} in the checkpoint, {tuple(wanted)} in the model; load it with its own "
+                "configuration"
             )
         trunk = {name for name, _ in model.named_parameters() if cls is UniterModel or name.startswith("uniter.")}
         missing = sorted(set(report["missing_keys"]) & trunk)
@@ -315,18 +330,41 @@ class UniterPreTrainedModel(PreTrainedModel):
             few = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
             raise ValueError(f"{path}: {len(missing)} of {len(trunk)} trunk tensors are not in the checkpoint: {few}")
         new, unused = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
-        model.after_loading(set(new))
+        report["missing_keys"] = set(new) - model.after_loading(set(new))
         log.info("%s: %d tensors loaded; new: %s; unused: %s", path, len(trunk), new or "none", unused or "none")
         model.eval()
-        return (model, report) if want_report else model
+        return (model, report) if want_report else model  # pyrefly: ignore[bad-return]  # the shell's way to report
 
-    def save_pretrained(self, folder, **kwargs) -> None:
+    def save_pretrained(self, folder, **kwargs) -> None:  # pyrefly: ignore[bad-override]  # it is never called by name
         """Write `config.json` and `model.safetensors` into a folder."""
         with _quiet():
             super().save_pretrained(folder, **kwargs)
 
-    def after_loading(self, new: set[str]) -> None:
-        """Hook for heads that derive a part from another part of the checkpoint; `new` names what was not in it."""
+    def after_loading(self, new: set[str]) -> set[str]:
+        """Hook for heads that derive a part from another part of the checkpoint.
+
+        Args:
+            new: names of the parameters that were not in the checkpoint.
+
+        Returns:
+            Those of them that have been derived.
+        """
+        return set()
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a local folder without a model before the shell looks for it elsewhere."""
+    if not folder.exists():  # a name on the hub
+        return
+    config = folder / "config.json"
+    if not config.is_file():
+        raise ValueError(f"{folder} holds no saved model (no config.json): give a folder that training wrote")
+    try:
+        dict(json.loads(config.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{config} is damaged ({error}): copy or train the model again") from None
+    if not any(folder.glob("*.safetensors")):
+        raise ValueError(f"{folder} holds no weights (no model.safetensors): copy or train the model again")
 
 
 class UniterModel(UniterPreTrainedModel):
@@ -344,8 +382,9 @@ class UniterModel(UniterPreTrainedModel):
         """The word table."""
         return self.embeddings.word_embeddings
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
+    def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the word table."""
+        assert isinstance(value, nn.Embedding)
         self.embeddings.word_embeddings = value
 
     def forward(
@@ -381,8 +420,8 @@ class UniterModel(UniterPreTrainedModel):
         if input_ids is not None:
             if input_ids.shape[1] > self.config.max_position_embeddings:
                 raise ValueError(
-                    f"a text of {input_ids.shape[1]} pieces is longer than the {self.config.max_position_embeddings} the "
-                    "model has positions for: shorten it, or let the processor truncate"
+                    f"a text of {input_ids.shape[1]} pieces is longer than the {self.config.max_position_embeddings} "
+                    "that the model has positions for: shorten it, or let the processor truncate"
                 )
             types = torch.zeros_like(input_ids) if text_types is None else text_types
             blocks.append(self.embeddings(input_ids, types))
@@ -390,8 +429,8 @@ class UniterModel(UniterPreTrainedModel):
         if regions is not None:
             if regions.shape[-1] != self.config.region_feature_size:
                 raise ValueError(
-                    f"regions have {regions.shape[-1]} features, the model was built for {self.config.region_feature_size}: "
-                    "use the detector that the model was trained with"
+                    f"regions have {regions.shape[-1]} features, the model was built for "
+                    f"{self.config.region_feature_size}: use the detector that the model was trained with"
                 )
             assert locations is not None, "regions come with locations"
             real = torch.ones(regions.shape[:2], dtype=torch.bool, device=regions.device)
@@ -531,6 +570,7 @@ class UniterForAnswers(UniterPreTrainedModel):
     def __init__(self, config: UniterConfig):
         super().__init__(config)
         self.uniter = UniterModel(config)
+        assert config.num_labels is not None
         self.vqa_output = two_layers(config, 2 * config.hidden_size, config.num_labels, nn.GELU())
         self.post_init()
 
@@ -574,8 +614,8 @@ class UniterForGrounding(UniterPreTrainedModel):
 class UniterForMatching(UniterPreTrainedModel):
     """One score for "text and image belong together" (retrieval).
 
-    Loaded from a pre-training checkpoint, the rank head starts as the match row (row 1) of the ITM head, weight and bias, as
-    published: that is zero-shot retrieval.
+    Loaded from a pre-training checkpoint, the rank head starts as the match row (row 1) of the ITM head, weight and
+    bias, as published: that is zero-shot retrieval.
     """
 
     def __init__(self, config: UniterConfig):
@@ -585,17 +625,14 @@ class UniterForMatching(UniterPreTrainedModel):
         self.rank_output = nn.Linear(config.hidden_size, 1)
         self.post_init()
 
-    def save_pretrained(self, folder, **kwargs) -> None:
-        """Write `config.json` and `model.safetensors` into a folder."""
-        with _quiet():
-            super().save_pretrained(folder, **kwargs)
-
-    def after_loading(self, new: set[str]) -> None:
+    def after_loading(self, new: set[str]) -> set[str]:
         """Seed the rank head from the ITM head where the checkpoint has the one and not the other."""
         if "rank_output.weight" in new and "itm_output.weight" not in new:
             with torch.no_grad():
                 self.rank_output.weight.copy_(self.itm_output.weight[1:])
                 self.rank_output.bias.copy_(self.itm_output.bias[1:])
+            return {"rank_output.weight", "rank_output.bias"}
+        return set()
 
     def forward(self, labels: Tensor | None = None, margin: float = 0.2, **inputs) -> HeadOutput:
         """Logits (B,), higher = better match; with `labels` the loss.
@@ -605,7 +642,8 @@ class UniterForMatching(UniterPreTrainedModel):
             margin: of the hinge, on the sigmoid scale.
             inputs: as in `UniterModel.forward`.
 
-        The loss is the hinge max(0, margin + sigmoid(negative) - sigmoid(positive)), averaged over all negatives (published).
+        The loss is the hinge max(0, margin + sigmoid(negative) - sigmoid(positive)), averaged over all negatives
+        (published).
         """
         logits = self.rank_output(self.uniter(**inputs).pooled).squeeze(-1).float()
         if labels is None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ from uniter.regions.store import Store
 from uniter.training.batching import evaluation_batches, in_order
 
 SHIPPED = Path(__file__).parent / "assets" / "models"
-HEADS = {
+HEADS: dict[str, type[UniterPreTrainedModel]] = {
     "answers": UniterForAnswers,
     "grounding": UniterForGrounding,
     "matching": UniterForMatching,
@@ -42,6 +43,7 @@ SERVES = {
     "UniterForGrounding": ("grounding",),
     "UniterForMatching": ("matching", "trunk"),
     "UniterForPreTraining": ("matching", "trunk"),
+    "UniterModel": ("trunk",),
 }
 Picture = str | os.PathLike | Image.Image
 
@@ -56,7 +58,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Found:
-    """A region that fits a phrase: its box (pixels x1 y1 x2 y2), its score (a share of 1 over all regions) and its number."""
+    """A region that fits a phrase: box (pixels x1 y1 x2 y2), score (a share of 1 over all regions) and its number."""
 
     box: tuple[float, float, float, float]
     score: float
@@ -96,9 +98,17 @@ def check_detector(trained_on: str | None, given: str, model: object, regions: o
     """
     if trained_on is not None and trained_on != given:
         raise ValueError(
-            f"{model} was trained on regions of detector {trained_on}, {regions} comes from {given}: extract the pictures "
-            "with the model's detector, or train a model on these regions"
+            f"{model} was trained on regions of detector {trained_on}, {regions} comes from {given}: extract the "
+            "pictures with the model's detector, or train a model on these regions"
         )
+
+
+def _saved_kinds(config: Path) -> list[str]:
+    """The classes of a saved model."""
+    try:
+        return list(json.loads(config.read_text(encoding="utf-8")).get("architectures") or [])
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ValueError(f"{config} is damaged ({error}): copy or train the model again") from None
 
 
 class Uniter:
@@ -133,8 +143,7 @@ class Uniter:
         )
         models: dict[str, Path] = {}
         for place in places:
-            saved = json.loads((place / "config.json").read_text(encoding="utf-8"))
-            for kind in saved.get("architectures") or []:
+            for kind in _saved_kinds(place / "config.json"):
                 for head in SERVES.get(kind, ()):
                     # A head that was fine-tuned comes before the zero-shot one.
                     if head not in models or kind != "UniterForPreTraining":
@@ -159,7 +168,8 @@ class Uniter:
         model, batch = self._batch("answers", [question], [self._seen(picture)])
         scores = torch.sigmoid(self._run(model, batch).logits[0].float())
         best = scores.topk(min(top, len(scores)))
-        return [Answer(model.config.id2label[int(i)], float(s)) for s, i in zip(best.values, best.indices, strict=True)]
+        names: Any = model.config.id2label or {}
+        return [Answer(names[int(i)], float(s)) for s, i in zip(best.values, best.indices, strict=True)]
 
     def find(self, picture: Picture | Regions, phrase: str, top: int = 1) -> list[Found]:
         """The regions that a phrase refers to, best first.
@@ -171,10 +181,11 @@ class Uniter:
         model, batch = self._batch("grounding", [phrase], [regions])
         scores = self._run(model, batch).logits[0].float().softmax(0)
         best = scores.topk(min(top, len(scores)))
-        return [
-            Found(tuple(float(x) for x in regions.boxes[int(i)]), float(s), int(i))
-            for s, i in zip(best.values, best.indices, strict=True)
-        ]
+        found = []
+        for score, region in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+            x1, y1, x2, y2 = regions.boxes[region].tolist()
+            found.append(Found((x1, y1, x2, y2), score, region))
+        return found
 
     def match(self, picture: Picture | Regions, texts: Sequence[str]) -> list[float]:
         """How well each text fits a picture: higher is better, above 0 means "belongs together"."""
@@ -247,14 +258,14 @@ class Uniter:
     def _model(self, head: str) -> UniterPreTrainedModel:
         if head not in self.folders:
             raise ValueError(
-                f"no model with a head for {head} among {', '.join(map(str, set(self.folders.values())))}: fine-tune one "
-                "(uniter finetune), or leave the model out to use the shipped one"
+                f"no model with a head for {head} among {', '.join(sorted({str(f) for f in self.folders.values()}))}: "
+                "fine-tune one (uniter finetune), or leave the model out to use the shipped one"
             )
         if head not in self._models:
             folder = self.folders[head]
             model = HEADS[head].from_pretrained(folder)
             check_detector(model.config.detector, self.detector.fingerprint, folder, "the detector")
-            self._models[head] = model.to(self.device)
+            self._models[head] = model.to(self.device)  # pyrefly: ignore[bad-argument-type]  # its wrapper has no self
             self._processors[head] = UniterProcessor.from_pretrained(folder)
         return self._models[head]
 
@@ -264,10 +275,14 @@ class Uniter:
         for text in texts:
             if not text.strip():
                 raise ValueError("the text is empty: write at least one word")
-            words = len(text.split())
-            if words > processor.max_text:
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise ValueError(f"the text is not valid UTF-8: {text[:40]!r}: type it again") from None
+            pieces = processor.count(text)
+            if pieces > processor.max_text:
                 raise ValueError(
-                    f"the text has {words} words, the model reads at most {processor.max_text}: shorten it"
+                    f"the text has {pieces} word pieces, the model reads at most {processor.max_text}: shorten it"
                 )
         return model
 

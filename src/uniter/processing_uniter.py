@@ -1,7 +1,7 @@
 """UniterProcessor: words and Regions -> tensors; the only collate there is.
 
-The vocabulary is cased BERT's WordPiece (28,996 pieces) or one of your own; it lives as `vocab.txt`, a piece a line, in the
-checkpoint's folder.
+The vocabulary is cased BERT's WordPiece (28,996 pieces) or one of your own; it lives as `vocab.txt`, a piece a line, in
+the checkpoint's folder.
 """
 
 import json
@@ -47,7 +47,10 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """One pair as arrays without padding: input_ids, text_types (T,), features (R, F), locations (R, 7), class_probs (R, C) or None."""
+    """One pair as arrays without padding.
+
+    input_ids, text_types (T,), features (R, F), locations (R, 7), region_types (R,), class_probs (R, C) or None.
+    """
 
     input_ids: np.ndarray
     text_types: np.ndarray
@@ -95,7 +98,7 @@ class Vocabulary:
 
     @classmethod
     def find(cls, *places: str | Path | None) -> "Vocabulary":
-        """Read `vocab.txt` from the first place that has one: each given file or folder, then $UNITER_VOCAB, then the hub's cache.
+        """Read `vocab.txt` from the first place that has one: a file or folder given, $UNITER_VOCAB, the hub's cache.
 
         Raises:
             ValueError: none has.
@@ -106,16 +109,23 @@ class Vocabulary:
             path = Path(place)
             path = path / "vocab.txt" if path.is_dir() else path
             if path.is_file():
-                return cls(tuple(path.read_text(encoding="utf-8").rstrip("\n").split("\n")))
+                return cls._read(path)
         tried = ", ".join(str(place) for place in places if place) or "no folder"
         raise ValueError(
-            f"no vocabulary found (tried {tried}): give the path of a vocab.txt, set UNITER_VOCAB to one, or put it into the "
-            "checkpoint's folder"
+            f"no vocabulary found (tried {tried}): give the path of a vocab.txt, set UNITER_VOCAB to one, or put one "
+            "into the checkpoint's folder"
         )
 
     @classmethod
+    def _read(cls, path: Path) -> "Vocabulary":
+        try:
+            return cls(tuple(path.read_text(encoding="utf-8").rstrip("\n").split("\n")))
+        except ValueError as error:  # not UTF-8, or without special pieces
+            raise ValueError(f"{path}: {error}; give the vocab.txt that the model was trained with") from None
+
+    @classmethod
     def train(cls, texts: Iterable[str], size: int) -> "Vocabulary":
-        """A cased WordPiece vocabulary of at most `size` pieces, learned from texts; special pieces and all of ASCII are in it."""
+        """A cased WordPiece vocabulary of at most `size` pieces, learned from texts; all of ASCII is in it."""
         tokenizer = _wordpiece({"[UNK]": 0})
         trainer = WordPieceTrainer(
             vocab_size=size,
@@ -124,7 +134,8 @@ class Vocabulary:
             show_progress=False,
         )
         tokenizer.train_from_iterator(texts, trainer)
-        return cls(tuple(sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)))
+        numbers = tokenizer.get_vocab()
+        return cls(tuple(sorted(numbers, key=numbers.__getitem__)))
 
 
 def _cached_bert_vocabulary() -> str | None:
@@ -179,6 +190,10 @@ class UniterProcessor:
                 self._said_truncated = True
         return [ids[: self.max_text] for ids in numbers]
 
+    def count(self, text: str) -> int:
+        """How many pieces a text has before it is cut, without CLS and SEP."""
+        return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
     def wrap(self, ids: Sequence[int]) -> np.ndarray:
         """CLS ids SEP, int64."""
         return np.array([self.vocabulary.cls, *ids, self.vocabulary.sep], dtype=np.int64)
@@ -232,8 +247,9 @@ class UniterProcessor:
             "region_mask": _real([len(row.features) for row in rows]),
             "region_types": _pad([row.region_types for row in rows], np.int64),
         }
-        if all(row.class_probs is not None for row in rows):
-            batch["class_probs"] = _pad([row.class_probs for row in rows], np.float32)
+        class_probs = [row.class_probs for row in rows if row.class_probs is not None]
+        if len(class_probs) == len(rows):
+            batch["class_probs"] = _pad(class_probs, np.float32)
         return batch
 
     def __call__(self, texts: str | Sequence[str], regions: Regions | Sequence[Regions]) -> dict[str, Tensor]:
@@ -266,9 +282,12 @@ class UniterProcessor:
             ValueError: no vocabulary anywhere.
         """
         path = Path(folder) / "processor_config.json"
-        saved = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        saved.pop("processor_class", None)
-        return cls(Vocabulary.find(folder), **{**saved, **settings})
+        try:
+            saved = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            known = {"max_text": saved["max_text"]} if "max_text" in saved else {}
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} is damaged ({error}): copy the model's folder again") from None
+        return cls(Vocabulary.find(folder), **{**known, **settings})
 
 
 def _pad(rows: Sequence[np.ndarray], dtype, value=0) -> Tensor:

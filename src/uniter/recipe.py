@@ -257,7 +257,10 @@ _StrictLoader.add_implicit_resolver(
 def _find(path_or_name: str | Path) -> tuple[str, str]:
     path = Path(path_or_name)
     if path.is_file():
-        return str(path_or_name), path.read_text(encoding="utf-8")
+        try:
+            return str(path_or_name), path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise ValueError(f"{path}: not UTF-8 text; is this a recipe?") from None
     shipped = shipped_recipes()
     if str(path_or_name) in shipped:
         return f"{path_or_name}.yaml", shipped[str(path_or_name)]

@@ -1,7 +1,10 @@
 """Recipe in, run out: builds the model and the job that a recipe describes and hands them to the loop."""
 
+import difflib
 from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
+from typing import Any, TypeVar
 
 from uniter import draws
 from uniter.configuration_uniter import UniterConfig
@@ -13,6 +16,8 @@ from uniter.recipe import FinetuneRecipe, ModelSettings, PretrainRecipe, Recipe,
 from uniter.regions.store import Store
 from uniter.tasks.base import FineTuning, Task, load
 from uniter.training.loop import Result, train
+
+M = TypeVar("M", bound=UniterPreTrainedModel)
 
 
 def run(recipe: Recipe, out: str | Path, progress: bool = True, resume: bool = True) -> Result:
@@ -62,19 +67,22 @@ def weights_folder(model: ModelSettings) -> Path | None:
 
 
 def make_model(
-    kind: type[UniterPreTrainedModel],
+    kind: type[M],
     settings: ModelSettings,
     processor: UniterProcessor,
     store: Store,
     seed: int,
     **config,
-) -> UniterPreTrainedModel:
+) -> M:
     """A model that starts from a folder's weights, or a fresh one of a named size; new parts are drawn from the seed.
 
     Raises:
-        ValueError: the weights belong to another vocabulary or another detector.
+        ValueError: the weights belong to another vocabulary or another detector, or a number of the configuration is
+            unknown.
     """
     import torch
+
+    _check_config(settings.config)
 
     torch.manual_seed(draws.number(seed, "weights"))
     folder = weights_folder(settings)
@@ -93,7 +101,8 @@ def make_model(
         return kind(shape)
     if not (folder / "config.json").is_file():
         raise ValueError(
-            f"model.from: {folder} holds no saved model (no config.json): give a folder that training wrote"
+            f"model.from: {folder} holds no saved model (no config.json): give a folder that training wrote, such as "
+            "`best` or `last` of a run"
         )
     model = kind.from_pretrained(folder, **config, **settings.config)
     check_detector(model.config.detector, store.detector, folder, store.path)
@@ -105,12 +114,27 @@ def make_model(
     return model
 
 
+def _check_config(given: dict[str, Any]) -> None:
+    """Refuse numbers that UniterConfig would keep and nobody would read."""
+    known = {name: p.annotation for name, p in signature(UniterConfig).parameters.items() if name != "kwargs"}
+    for name, value in given.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
+            raise ValueError(f"model.config.{name}: unknown; {hint}")
+        wanted = known[name]
+        if not isinstance(value, (float, int) if wanted is float else wanted) or isinstance(value, bool):
+            raise ValueError(f"model.config.{name}: should be {getattr(wanted, '__name__', wanted)}, got {value!r}")
+
+
 def finetuning_job(recipe: FinetuneRecipe) -> FineTuning:
     """The job of a fine-tuning recipe."""
     processor = make_processor(recipe.model, recipe.vocabulary, recipe.max_text)
     store = Store(recipe.regions)
     options = dict(recipe.options)
     most = options.pop("validation_examples", None)
+    if most is not None and (not isinstance(most, int) or most < 1):
+        raise ValueError(f"options.validation_examples: should be a number of examples or null, got {most!r}")
     task = load(recipe.task)(recipe.data, store, processor, recipe.train.seed, **options)
     model = make_model(task.model, recipe.model, processor, store, recipe.train.seed, **task.config())
     return FineTuning(task, model, recipe.train_split, recipe.validation_split, most)
@@ -129,7 +153,13 @@ def evaluate(
     """The numbers of a model, or of a file of predictions, on a split of a task."""
     prepared, examples = _task(task, data, regions, split, model, options, with_model=predictions is None)
     if predictions is not None:
-        return prepared.score(prepared.read(predictions), examples)
+        try:
+            return prepared.score(prepared.read(predictions), examples)
+        except (KeyError, TypeError, IndexError, AttributeError) as error:
+            raise ValueError(
+                f"{predictions} is no file of {task} predictions ({type(error).__name__}: {error}): give one that "
+                f"`uniter predict {task}` wrote"
+            ) from error
     return prepared.evaluate(_model(prepared, model), examples, progress=progress)
 
 
@@ -151,8 +181,9 @@ def predict(
     if Path(out).exists():
         raise ValueError(f"{out} exists already: remove it or write to another name")
     prepared, examples = _task(task, data, regions, split, model, options)
+    Path(out).parent.mkdir(parents=True, exist_ok=True)  # now, not after an hour's work
     found = prepared.predict(_model(prepared, model), examples, progress=progress)
-    prepared.write(found, out)
+    prepared.write(found, out, examples)
     return len(found)
 
 
@@ -166,7 +197,12 @@ def _task(
     with_model: bool = True,
 ) -> tuple[Task, list]:
     processor = UniterProcessor.from_pretrained(_folder(name, model)) if with_model else None
-    given = {key: read_yaml(text) for key, _, text in (option.partition("=") for option in options)}
+    given = {}
+    for option in options:
+        key, equals, text = option.partition("=")
+        if not equals or not key:
+            raise ValueError(f"option {option!r}: write key=value")
+        given[key] = read_yaml(text, f"option {option!r}")
     task = load(name)(data, Store(regions), processor, **given)
     return task, task.examples(split)
 
@@ -182,7 +218,13 @@ def _model(task: Task, folder: str | Path | None) -> UniterPreTrainedModel:
     import torch
 
     place = _folder(task.name, folder)
-    model = task.model.from_pretrained(place)
+    loaded: Any = task.model.from_pretrained(place, output_loading_info=True)
+    model, report = loaded
+    if report["missing_keys"]:
+        raise ValueError(
+            f"{place} has no head for {task.name}: give a model that was fine-tuned on it "
+            f"(uniter finetune), this one lacks {min(report['missing_keys'])}"
+        )
     assert isinstance(task.regions, Store)
     check_detector(model.config.detector, task.regions.detector, place, task.regions.path)
     return model.to("cuda" if torch.cuda.is_available() else "cpu")

@@ -78,10 +78,15 @@ def _open(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """The manifest of a folder, after a new one is given its settings and one of other settings is refused."""
     path = out / "scenes.json"
     if not path.exists():
+        if out.exists() and (not out.is_dir() or any(not entry.name.startswith(".") for entry in out.iterdir())):
+            raise ValueError(f"{out} is there and holds no drawn world (no scenes.json): give a new or an empty folder")
         out.mkdir(parents=True, exist_ok=True)
         _write_json(path, settings, indent=1)
         return dict(settings)
-    manifest = json.loads(path.read_text())
+    try:
+        manifest = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}): remove {out} and draw again, or use another folder") from None
     for name, value in settings.items():
         if manifest.get(name) != value:
             raise ValueError(
