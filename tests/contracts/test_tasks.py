@@ -1,5 +1,6 @@
 """What every task keeps, whatever the benchmark; a new task is tested here as soon as tests/fixtures.py has its maker."""
 
+import json
 import pickle
 import shutil
 
@@ -130,6 +131,17 @@ def test_batch_size_and_neighbours_change_no_prediction(task):
         assert task.predict(model, examples[3:4]) == usual[3:4]
 
 
+def test_half_precision_measures_too(task):
+    numbers = task.evaluate(fixtures.tiny_model(task), task.examples("val"), precision="bfloat16")
+    assert task.monitor in numbers and all(0 <= value <= 100 for value in numbers.values())
+
+
+def test_what_is_shown_by_name_is_what_the_pairs_hold(task):
+    for example in task.examples("val"):
+        shown = [(text, task.regions[image]) for text, image in task.shown(example)]
+        assert [(pair.text, pair.regions) for pair in task.pairs(example)] == shown
+
+
 def test_predicting_leaves_the_model_in_the_mode_it_was_in(task):
     model = fixtures.tiny_model(task, hidden_dropout_prob=0.5).train()
     examples = task.examples("val")
@@ -205,6 +217,49 @@ def test_malformed_file(case, task):
             assert file in one_line_error(lambda: task.examples("train"))
         (case.data / file).write_bytes(kept)
     assert task.examples("train")
+
+
+def spoilt(value):
+    """Copies of a JSON value, in each of which one thing is missing or of another kind; two items of a list are enough."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield {k: v for k, v in value.items() if k != key}
+            for other in (None, "x", 7, [[]], {}, *spoilt(inner)):
+                yield {**value, key: other}
+    elif isinstance(value, list):
+        for place, inner in list(enumerate(value))[:2]:
+            for other in (None, "x", 7, [], {}, *spoilt(inner)):
+                yield [*value[:place], other, *value[place + 1 :]]
+
+
+def test_a_record_that_lacks_something_is_read_or_refused_in_one_line(case):
+    """Never a KeyError or a TypeError out of the middle of a file."""
+    for file in case.files:
+        path = case.data / file
+        kept = path.read_bytes()
+        kind = json if path.suffix == ".json" else pickle
+        for content in spoilt(kind.loads(kept)):
+            written = kind.dumps(content)
+            path.write_bytes(written if isinstance(written, bytes) else written.encode())
+            try:
+                task = case.task()
+                task.target(task.examples("train"))
+            except ValueError as error:
+                assert str(case.data) in str(error) and "\n" not in str(error), content
+        path.write_bytes(kept)
+
+
+def test_predictions_that_are_no_predictions_are_refused(task):
+    examples = task.examples("val")
+    perfect = list(task.perfect(examples))
+    for other in (None, 7, "x", {}, [], {"question_id": 1}, {"sent_id": 1}):
+        one_line_error(lambda other=other: task.score([*perfect[1:], other], examples))
+    if isinstance(perfect[0], dict):
+        for spoiled in spoilt(perfect[0]):
+            try:
+                task.score([spoiled, *perfect[1:]], examples)
+            except ValueError as error:
+                assert "\n" not in str(error)
 
 
 def test_missing_region(name, case, tmp_path):

@@ -130,7 +130,12 @@ def test_questions_without_answers_are_a_test_split(tmp_path):
 def test_answers_are_frequent_majority_answers_of_the_training_questions(tmp_path):
     answers = ["Red."] * 4 + ["red"] * 5 + ["two"] * 9 + ["2"] + ["green"] * 8  # normalised: red 9, 2 10, green 8
     records = [
-        {"question_id": i, "multiple_choice_answer": answer, "answers": [{"answer": "purple"}] * 10}
+        {
+            "question_id": i,
+            "multiple_choice_answer": answer,
+            "answers": [{"answer": "purple"}] * 10,
+            "answer_type": "other",
+        }
         for i, answer in enumerate(answers)
     ]
     (tmp_path / "v2_mscoco_train2014_annotations.json").write_text(json.dumps({"annotations": records}))

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import math
 import os
 import pkgutil
 import re
@@ -368,13 +369,8 @@ def check_kind(task: str, option: str, value: Any, usual: Any) -> None:
 
 def names() -> list[str]:
     """The tasks that the package has."""
-    import uniter.tasks as package
-
-    found = []
-    for module in pkgutil.iter_modules(package.__path__):
-        if module.name not in ("base",) and _task_in(f"uniter.tasks.{module.name}"):
-            found.append(module.name)
-    return found
+    modules = pkgutil.iter_modules([str(Path(__file__).parent)])
+    return [module.name for module in modules if _task_in(f"uniter.tasks.{module.name}")]
 
 
 def load(name: str) -> type[Task]:
@@ -427,14 +423,32 @@ def read_json(path: Path, kind: type) -> Any:
     return found
 
 
-def field(record: Mapping[str, Any], key: str, path: Path) -> Any:
-    """`record[key]`, or an error that names the file and the key."""
-    try:
+def field(record: Any, key: str, place: Path | str, kind: type = object) -> Any:
+    """`record[key]`, a `kind`, or an error that names the place, the key and the record.
+
+    Raises:
+        ValueError: the record is no mapping, has no such key, or its value is of another kind.
+    """
+    there = isinstance(record, Mapping) and key in record
+    if there and isinstance(record[key], kind):
         return record[key]
-    except (KeyError, TypeError):
-        raise ValueError(
-            f"{path}: a record has no {key!r}: {str(record)[:80]}; is this the benchmark's public file?"
-        ) from None
+    raise ValueError(
+        f"{place}: a record has {'an odd' if there else 'no'} {key!r}: {record!r:.80}; is this the benchmark's format? "
+        "download or write it again"
+    )
+
+
+def corners(box: Any, place: Path | str) -> tuple[float, float, float, float]:
+    """A file's box x y w h as x1 y1 x2 y2, pixels.
+
+    Raises:
+        ValueError: this is no list of four finite numbers.
+    """
+    number = lambda value: isinstance(value, int | float) and math.isfinite(value)
+    if not (isinstance(box, list | tuple) and len(box) == 4 and all(map(number, box))):
+        raise ValueError(f"{place}: not a box of four numbers x y w h: {box!r:.80}; download or write it again")
+    x, y, w, h = box
+    return (x, y, x + w, y + h)
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from uniter.modeling_uniter import UniterForGrounding
-from uniter.tasks.base import Batch, Predictions, Task, field, images_by_id, read_json, with_interval
+from uniter.tasks.base import Batch, Predictions, Task, corners, field, images_by_id, read_json, with_interval
 
 Box = tuple[float, float, float, float]  # x1 y1 x2 y2, pixels
 
@@ -92,20 +92,20 @@ class RefCOCO(Task):
             raise ValueError(
                 f"{path}: expected a list of references, got a {type(refs).__name__}; is it a refs(...).p?"
             )
-        splits = [field(ref, "split", path) for ref in refs]
+        splits = [field(ref, "split", path, str) for ref in refs]
         boxes, image_of = self._instances(instances_path)
         found = []
         for ref in (ref for ref, part in zip(refs, splits, strict=True) if part == split):
-            thing = field(ref, "ann_id", path)
+            thing = field(ref, "ann_id", path, int)
             if thing not in boxes:
                 raise ValueError(
                     f"{instances_path}: no annotation {thing}, which {path.name} refers to; take both from one release"
                 )
-            image = image_of(field(ref, "image_id", path), str(ref.get("file_name", "")))
-            for sentence in field(ref, "sentences", path):
-                text = str(field(sentence, "sent", path))
+            image = image_of(field(ref, "image_id", path, int), str(ref.get("file_name", "")))
+            for sentence in field(ref, "sentences", path, list):
+                text = field(sentence, "sent", path, str)
                 if text.strip():
-                    found.append(Expression(field(sentence, "sent_id", path), text, image, boxes[thing]))
+                    found.append(Expression(field(sentence, "sent_id", path, int), text, image, boxes[thing]))
         if not found:
             raise self.unknown_split(path, split, splits)
         return found
@@ -113,11 +113,9 @@ class RefCOCO(Task):
     def _instances(self, path: Path) -> tuple[dict[int, Box], Callable[[int, str], str]]:
         """Boxes (x1 y1 x2 y2) by annotation id, and what turns an image's id and file name into its name."""
         instances = read_json(path, dict)
-        boxes: dict[int, Box] = {}
-        for annotation in field(instances, "annotations", path):
-            x, y, w, h = field(annotation, "bbox", path)
-            boxes[field(annotation, "id", path)] = (x, y, x + w, y + h)
-        files = {field(i, "id", path): field(i, "file_name", path) for i in field(instances, "images", path)}
+        annotations, images = (field(instances, key, path, list) for key in ("annotations", "images"))
+        boxes: dict[int, Box] = {field(a, "id", path, int): corners(field(a, "bbox", path), path) for a in annotations}
+        files = {field(image, "id", path, int): field(image, "file_name", path, str) for image in images}
         stored = self.regions
         by_id = images_by_id(stored) if stored is not None else {}
 
@@ -149,7 +147,8 @@ class RefCOCO(Task):
         Raises:
             ValueError: an expression has no prediction.
         """
-        by_id = {prediction["sent_id"]: prediction["pred_box"] for prediction in predictions}
+        place = "a prediction of refcoco"
+        by_id = {field(said, "sent_id", place, int): field(said, "pred_box", place) for said in predictions}
         missing = [example.sent_id for example in examples if example.sent_id not in by_id]
         if missing:
             raise ValueError(
@@ -158,8 +157,8 @@ class RefCOCO(Task):
             )
         right = []
         for example in examples:
-            x, y, w, h = by_id[example.sent_id]
-            right.append(100.0 * float(overlaps(np.array([[x, y, x + w, y + h]]), example.box)[0] > 0.5))
+            box = np.array([corners(by_id[example.sent_id], place)])
+            right.append(100.0 * float(overlaps(box, example.box)[0] > 0.5))
         found = with_interval("accuracy", right)
         if self.regions is not None:
             within = [overlaps(self.seen(e.image).boxes, e.box).max() > 0.5 for e in examples]

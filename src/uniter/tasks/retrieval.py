@@ -58,8 +58,8 @@ def read_captions(path: str | Path, split: str, stored: Names | None = None) -> 
         ValueError: the file is missing or foreign, or has no such split.
     """
     path = Path(path)
-    images = field(read_json(path, dict), "images", path)
-    splits = [field(image, "split", path) for image in images]
+    images = field(read_json(path, dict), "images", path, list)
+    splits = [field(image, "split", path, str) for image in images]
     wanted = split.split("+")
     if absent := set(wanted) - set(splits):
         known = ", ".join(sorted(set(splits)))
@@ -68,12 +68,12 @@ def read_captions(path: str | Path, split: str, stored: Names | None = None) -> 
     found = []
     for image, part in zip(images, splits, strict=True):
         if part in wanted:
-            name = name_of(field(image, "filename", path), str(image.get("filepath", "")))
-            for sentence in field(image, "sentences", path):
-                text = field(sentence, "raw", path)
+            name = name_of(field(image, "filename", path, str), str(image.get("filepath", "")))
+            imgid = field(image, "imgid", path, int)
+            for sentence in field(image, "sentences", path, list):
+                text = field(sentence, "raw", path, str)
                 if text.strip():
-                    numbers = field(sentence, "sentid", path), field(image, "imgid", path)
-                    found.append(Caption(text, name, *map(int, numbers)))
+                    found.append(Caption(text, name, field(sentence, "sentid", path, int), imgid))
     if not found:
         raise ValueError(f"{path}: split {split!r} holds no captions; download or write the file again")
     return found

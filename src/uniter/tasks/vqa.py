@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -60,6 +60,17 @@ class Question:
     image: str
     answers: tuple[str, ...] = ()
     kind: str = ""
+
+
+class Answered(NamedTuple):
+    """What people answered to a question: the most frequent answer, all ten, and the kind of answer."""
+
+    majority: str
+    answers: tuple[str, ...]
+    kind: str
+
+
+NOT_ANSWERED = Answered("", (), "")
 
 
 @lru_cache(maxsize=1 << 18)
@@ -123,18 +134,12 @@ class VQA(Task):
         subset = str(content.get("data_subtype", ""))
         names = images_by_id(self.regions, subset) if self.regions is not None else {}
         found = []
-        for record in field(content, "questions", path):
-            number, image_id = field(record, "question_id", path), field(record, "image_id", path)
-            answered = annotations.get(number, {})
-            found.append(
-                Question(
-                    question_id=number,
-                    text=field(record, "question", path),
-                    image=names.get(image_id) or f"COCO_{subset}_{image_id:012d}.jpg",
-                    answers=tuple(person["answer"] for person in answered.get("answers", [])),
-                    kind=answered.get("answer_type", ""),
-                )
-            )
+        for record in field(content, "questions", path, list):
+            number, image_id = field(record, "question_id", path, int), field(record, "image_id", path, int)
+            answered = annotations.get(number, NOT_ANSWERED)
+            text, image = field(record, "question", path, str), names.get(image_id)
+            image = image or f"COCO_{subset}_{image_id:012d}.jpg"
+            found.append(Question(number, text, image, answered.answers, answered.kind))
         if not found:
             raise ValueError(f"{path}: no questions; download or write it again")
         return found
@@ -150,12 +155,20 @@ class VQA(Task):
             f"{', '.join(known) or 'no v2_ file'}; put the official files into this folder"
         )
 
-    def _annotations(self, split: str) -> dict[int, dict[str, Any]]:
+    def _annotations(self, split: str) -> dict[int, Answered]:
+        """What people answered, by question id; nothing where the split has no annotations."""
         try:
             path = self._file("v2_", split, "annotations")
         except ValueError:
             return {}  # test questions have no public answers
-        return {field(a, "question_id", path): a for a in field(read_json(path, dict), "annotations", path)}
+        return {
+            field(record, "question_id", path, int): Answered(
+                field(record, "multiple_choice_answer", path, str),
+                tuple(field(person, "answer", path, str) for person in field(record, "answers", path, list)),
+                field(record, "answer_type", path, str),
+            )
+            for record in field(read_json(path, dict), "annotations", path, list)
+        }
 
     @property
     def answers(self) -> list[str]:
@@ -170,7 +183,7 @@ class VQA(Task):
                 raise ValueError(
                     f"{self.data}: no training annotations to build the answers from; give the option `answers`"
                 )
-            majority = Counter(normalise(str(a.get("multiple_choice_answer", ""))) for a in training.values())
+            majority = Counter(normalise(answered.majority) for answered in training.values())
             often = [a for a, count in majority.items() if count >= self.settings["least"] and a]
             if not often:
                 least = self.settings["least"]
@@ -226,7 +239,8 @@ class VQA(Task):
         Raises:
             ValueError: a question has no prediction, or no public answers.
         """
-        said = {prediction["question_id"]: prediction["answer"] for prediction in predictions}
+        place = "a prediction of vqa"
+        said = {field(p, "question_id", place, int): field(p, "answer", place, str) for p in predictions}
         scores: dict[str, list[float]] = {}
         for example in examples:
             if not example.answers:
