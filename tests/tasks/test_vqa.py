@@ -149,6 +149,41 @@ def test_answers_are_frequent_majority_answers_of_the_training_questions(tmp_pat
     assert VQA(tmp_path, answers=["yes", "no"]).answers == ["yes", "no"]
 
 
+def test_answers_may_come_from_several_splits(tmp_path):
+    vqa(tmp_path)
+    for split, answer in (("train", "red"), ("val", "mauve")):
+        record = {"multiple_choice_answer": answer, "answers": [], "answer_type": "other"}
+        content = {"annotations": [{**record, "question_id": i} for i in range(5)]}
+        (tmp_path / f"v2_mscoco_{split}2014_annotations.json").write_text(json.dumps(content))
+    assert VQA(tmp_path, least=5).answers == ["red"]
+    assert VQA(tmp_path, least=5, answers_from="train+val").answers == ["mauve", "red"]
+
+
+def test_answers_may_come_from_a_file(tmp_path):
+    vqa(tmp_path)
+    path = tmp_path / "ans2label.json"
+    for content in ({"net": 0, "orange": 2, "pitcher": 1}, ["net", "pitcher", "orange"]):
+        path.write_text(json.dumps(content))
+        for option in (path, str(path)):
+            assert VQA(tmp_path, answers=option).answers == ["net", "pitcher", "orange"]
+    for content in (
+        {"net": 0, "orange": 2},
+        {"net": 0, "orange": 0},
+        {"net": "0"},
+        {"net": [0]},
+        [],
+        {},
+        [1],
+        "net",
+        7,
+        None,
+    ):
+        path.write_text(json.dumps(content))
+        with pytest.raises(ValueError, match=r"ans2label\.json") as caught:
+            _ = VQA(tmp_path, answers=path).answers
+        assert "\n" not in str(caught.value)
+
+
 def test_targets_are_the_published_soft_scores(tmp_path):
     task = vqa(tmp_path, answers=["red", "2", "blue", "never", "once", "green"])
     people = ("red",) * 4 + ("two", "2", "two") + ("blue",) * 2 + ("once",)

@@ -360,9 +360,15 @@ def blocks(lengths: Sequence[int], sizes: Sequence[int], tokens: int) -> Iterato
 
 
 def hardest(model: torch.nn.Module, batch: Batch, keep: int) -> Batch:
-    """Of each positive's negatives the `keep` that the model scores highest, images and texts counted separately.
+    """Of each true pair's negatives the `keep` that the model scores highest, of images and of texts each.
 
-    Scored in evaluation mode without gradient, as published.
+    Args:
+        model: scores pairs; asked in evaluation mode without gradient, as published.
+        batch: as `Retrieval.training_batch` makes it: P true pairs, each followed by its C images and its C texts.
+        keep: at most so many of the C.
+
+    Returns:
+        The batch of the P * (1 + 2 * keep) rows that are left, in the same layout.
     """
     labels = batch["labels"]
     inputs = {key: value for key, value in batch.items() if key != "labels"}
@@ -371,22 +377,14 @@ def hardest(model: torch.nn.Module, batch: Batch, keep: int) -> Batch:
     with torch.no_grad():
         scores = model(**inputs).logits
     model.train(was_training)
-    rows: list[int] = []
-    new_labels: list[int] = []
-    for positive in torch.nonzero(labels < 0).flatten().tolist():
-        negatives = torch.nonzero(labels == positive).flatten()
-        place = len(rows)
-        rows.append(positive)
-        new_labels.append(-1)
-        for side in negatives.chunk(2):  # images first, then texts
-            best = side[scores[side].topk(min(keep, len(side))).indices]
-            rows += best.tolist()
-            new_labels += [place] * len(best)
-    index = torch.tensor(rows, device=labels.device)
-    return {
-        **{key: value[index] for key, value in inputs.items()},
-        "labels": torch.tensor(new_labels, device=labels.device),
-    }
+    true = torch.nonzero(labels < 0)  # (P, 1) rows
+    negatives = torch.nonzero(labels >= 0).view(len(true), 2, -1)  # (P, images or texts, C) rows
+    best = scores[negatives].topk(min(keep, negatives.shape[2]), dim=2).indices
+    rows = torch.cat([true, negatives.gather(2, best).flatten(1)], 1)  # (P, 1 + 2 * keep)
+    place = torch.arange(len(true), device=labels.device)[:, None] * rows.shape[1]
+    left = place.repeat(1, rows.shape[1])
+    left[:, 0] = -1
+    return {**{key: value[rows.flatten()] for key, value in inputs.items()}, "labels": left.flatten()}
 
 
 def recalls(scores: np.ndarray, own: np.ndarray, published: bool = False) -> dict[str, float]:

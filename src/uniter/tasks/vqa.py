@@ -73,6 +73,22 @@ class Answered(NamedTuple):
 NOT_ANSWERED = Answered("", (), "")
 
 
+def read_answers(path: Path) -> list[str]:
+    """An answer vocabulary from a JSON list, or from a JSON mapping of answer to number (`ans2label.json`).
+
+    Raises:
+        ValueError: the file is missing or foreign, or its numbers are not 0, 1, 2, ...
+    """
+    found = read_json(path, object)
+    pairs = (
+        found.items() if isinstance(found, dict) else zip(found, range(len(found))) if isinstance(found, list) else ()
+    )
+    by_number = {number: answer for answer, number in pairs if isinstance(number, int) and isinstance(answer, str)}
+    if not by_number or len(by_number) != len(found) or sorted(by_number) != list(range(len(found))):
+        raise ValueError(f"{path}: not a list of answers, nor of answers and their numbers from 0; write it again")
+    return [by_number[number] for number in range(len(found))]
+
+
 @lru_cache(maxsize=1 << 18)
 def normalise(answer: str) -> str:
     """An answer as the official evaluation compares it: lower case, no articles, digits for numbers, apostrophes."""
@@ -106,13 +122,15 @@ class VQA(Task):
     Target: for each answer of the vocabulary 0, 0.3, 0.6, 0.9 or 1 by how many of ten gave it (published). Options:
 
         least: how often an answer has to be a question's majority answer to enter the vocabulary (published: 9).
-        answers: the vocabulary itself; built from the training annotations, or taken from the model, if left out.
+        answers_from: splits whose annotations it is built from, joined by "+" (published: train+val, 3,129 answers).
+        answers: the vocabulary itself, a list or a JSON file of one (or of answer -> number, the published
+            `ans2label.json`); if left out it is built, or taken from the model.
     """
 
     name = "vqa"
     model = UniterForAnswers
     monitor = "accuracy"
-    options = MappingProxyType({"least": 9, "answers": None})
+    options = MappingProxyType({"least": 9, "answers_from": "train", "answers": None})
     # spec 4.4, train-vqa-base-4gpu: 5 x 4 batches of 5120 tokens, 800-960 questions an update
     defaults = MappingProxyType(
         {"learning_rate": 8e-5, "head_multiplier": 10, "steps": 6000, "warmup": 600, "tokens": 5120, "accumulate": 20}
@@ -172,26 +190,32 @@ class VQA(Task):
 
     @property
     def answers(self) -> list[str]:
-        """The answer vocabulary: frequent majority answers of the training questions, most frequent first.
+        """The answer vocabulary; of a built one the most frequent answers come first.
 
         Raises:
-            ValueError: there are no training annotations, or no answer is frequent enough.
+            ValueError: there are no annotations to build it from, no answer is frequent enough, or its file is foreign.
         """
-        if self.settings["answers"] is None:
-            training = self._annotations("train")
-            if not training:
-                raise ValueError(
-                    f"{self.data}: no training annotations to build the answers from; give the option `answers`"
-                )
-            majority = Counter(normalise(answered.majority) for answered in training.values())
-            often = [a for a, count in majority.items() if count >= self.settings["least"] and a]
-            if not often:
-                least = self.settings["least"]
-                raise ValueError(
-                    f"{self.data}: no answer is that of {least} training questions; lower the option `least`"
-                )
-            self.settings["answers"] = sorted(often, key=lambda answer: (-majority[answer], answer))
+        given = self.settings["answers"]
+        if given is None:
+            self.settings["answers"] = self._frequent_answers()
+        elif isinstance(given, str | Path):
+            self.settings["answers"] = read_answers(Path(given))
         return self.settings["answers"]
+
+    def _frequent_answers(self) -> list[str]:
+        splits, least = self.settings["answers_from"], self.settings["least"]
+        answered = [record for split in splits.split("+") for record in self._annotations(split).values()]
+        if not answered:
+            raise ValueError(
+                f"{self.data}: no annotations of {splits} to build the answers from; give the option `answers`"
+            )
+        majority = Counter(normalise(record.majority) for record in answered)
+        often = [answer for answer, count in majority.items() if count >= least and answer]
+        if not often:
+            raise ValueError(
+                f"{self.data}: no answer is that of {least} questions of {splits}; lower the option `least`"
+            )
+        return sorted(often, key=lambda answer: (-majority[answer], answer))
 
     def config(self) -> dict[str, Any]:
         """As many labels as answers, by name, so that a checkpoint can answer alone."""
