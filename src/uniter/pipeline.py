@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from uniter.regions.extract import extract, list_pictures
 from uniter.regions.pictures import open_picture, upright_rgb
 from uniter.regions.store import Store
 from uniter.training.batching import evaluation_batches, in_order
+
+log = logging.getLogger(__name__)
 
 SHIPPED = Path(__file__).parent / "assets" / "models"
 HEADS: dict[str, type[UniterPreTrainedModel]] = {
@@ -306,8 +309,26 @@ class Uniter:
             state = "\n".join(f"{name} {p.stat().st_size} {p.stat().st_mtime_ns}" for name, p in pictures)
             key = hashlib.sha256(f"{folder.resolve()}\n{self.detector.fingerprint}\n{state}".encode()).hexdigest()[:20]
             store = cache_folder() / "regions" / key
+        else:
+            _warn_of_changed(pictures, store)
         extract(folder, store, self.detector, progress=progress)
         return Store(store)
+
+
+def _warn_of_changed(pictures: list[tuple[str, Path]], store: Path) -> None:
+    """Say so if a store of the user's own may hold the regions of an older picture of the same name."""
+    index = store / "index.json"
+    if not index.is_file():
+        return
+    written, kept = index.stat().st_mtime_ns, Store(store)
+    changed = [path for name, path in pictures if name in kept and path.stat().st_mtime_ns > written]
+    if changed:
+        log.warning(
+            "%d picture(s) newer than the regions kept in %s, such as %s: remove the store to look at them again",
+            len(changed),
+            store,
+            changed[0],
+        )
 
 
 def cache_folder() -> Path:
