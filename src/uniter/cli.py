@@ -3,6 +3,7 @@
 import errno
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -280,6 +281,9 @@ MENDS = {
 def main() -> None:
     """Run the command line; what a user got wrong is one line on stderr and exit status 2."""
     logging.basicConfig(level=logging.WARNING, format="uniter: %(message)s")
+    # Threads that spin while they wait take the cores from those that work; has to be said before torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
     try:
         status = app(standalone_mode=False)
     except (UsageProblem, ValueError, OSError, FloatingPointError, ImportError) as error:

@@ -50,7 +50,7 @@ class Captioned:
             ValueError: a file is missing or foreign, the split is empty, or an image is not in the store.
         """
         store = Store(regions)
-        found = read_captions(captions, split)
+        found = read_captions(captions, split, store)
         numbers: dict[str, int] = {}
         for caption in found:
             numbers.setdefault(caption.image, len(numbers))

@@ -36,14 +36,18 @@ class Sizes:
     val: int = 40
     test: int = 150
     novel: int = 150
-    pretraining: int = 1100
-    finetuning: int = 200
+    pretraining: int = 2000
+    finetuning: int = 250
     measured: int = 100
-    tokens: int = 2560
+    tokens: int = 1536
 
 
 def pretraining_recipe(out: Path, sizes: Sizes, seed: int) -> Recipe:
-    """Pre-training of the tiny model on the demo's own pictures: the paper's mixture, words and matching more often."""
+    """Pre-training of the tiny model on the demo's own pictures.
+
+    The paper's mixture with words and matching more often, and alignment weighing more than published: it shows a small model
+    which word belongs to which region long before matching alone would.
+    """
     source = (
         f"{{captions: {_quoted(out / 'world' / 'dataset_scenes.json')}, regions: {_quoted(out / 'regions')}, split: "
     )
@@ -54,8 +58,8 @@ model: {{size: tiny}}
 vocabulary: scenes
 sources: [{source}train}}]
 validation: [{source}val}}]
-objectives: {{mlm: 4, itm: 4, mrfr: 1, mrckl: 1}}
-train: {{seed: {seed}, steps: {sizes.pretraining}, tokens: {sizes.tokens}, learning_rate: 1.0e-3, schedule: cosine, dropout: 0.0,
+objectives: {{mlm: 4, itm: 3, mrfr: 0.5, mrckl: 0.5, transport_weight: 0.5, transport_include_special: false}}
+train: {{seed: {seed}, steps: {sizes.pretraining}, tokens: {sizes.tokens}, learning_rate: 1.5e-3, schedule: cosine, dropout: 0.0,
   precision: bfloat16, validate_every: {max(1, sizes.pretraining // 4)}, save_every: 250}}
 """,
         name="demo",
@@ -178,6 +182,8 @@ def measure(out: Path, sizes: Sizes, progress: bool = True) -> dict[str, dict[st
         name = "retrieval" if task == "zero-shot" else task
         for split in SPLITS:
             for start, folder in models.items():
+                if start == "shipped" and not folder.is_dir():
+                    continue
                 found = evaluate(
                     name,
                     out / "world",
