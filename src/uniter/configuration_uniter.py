@@ -1,5 +1,7 @@
 """UniterConfig: each number of the model and what it means; the published sizes and the two small ones that we ship."""
 
+from collections.abc import Mapping
+from inspect import signature
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -10,6 +12,16 @@ SIZES: dict[str, dict[str, Any]] = {
     "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
     "large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
 }
+
+
+def wrong_value(settings: Mapping[str, Any]) -> str | None:
+    """What is wrong with the first of these settings that has a value of the wrong kind; None: nothing."""
+    for name, parameter in signature(UniterConfig).parameters.items():
+        wanted = (int, float) if parameter.annotation is float else parameter.annotation
+        value = settings.get(name, parameter.default)
+        if name != "kwargs" and (isinstance(value, bool) or not isinstance(value, wanted)):
+            return f"{name}: should be {getattr(parameter.annotation, '__name__', parameter.annotation)}, got {value!r}"
+    return None
 
 
 class UniterConfig(PreTrainedConfig):

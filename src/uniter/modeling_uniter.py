@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import ModelOutput
 from transformers.utils import logging as shell_logging
 
-from uniter.configuration_uniter import UniterConfig
+from uniter.configuration_uniter import UniterConfig, wrong_value
 
 log = logging.getLogger(__name__)
 
@@ -360,7 +360,10 @@ def _check_folder(folder: Path) -> None:
     if not config.is_file():
         raise ValueError(f"{folder} holds no saved model (no config.json): give a folder that training wrote")
     try:
-        dict(json.loads(config.read_text(encoding="utf-8")))
+        settings = dict(json.loads(config.read_text(encoding="utf-8")))
+        if wrong := wrong_value(settings):
+            raise ValueError(wrong)
+        UniterConfig.from_dict(settings)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{config} is damaged ({error}): copy or train the model again") from None
     if not any(folder.glob("*.safetensors")):

@@ -106,6 +106,19 @@ def check_detector(trained_on: str | None, given: str, model: object, regions: o
         )
 
 
+def check_vocabulary(model: UniterPreTrainedModel, processor: UniterProcessor, folder: object) -> None:
+    """Refuse a vocabulary of another size than the model's word table.
+
+    Raises:
+        ValueError: the sizes differ.
+    """
+    if model.config.vocab_size != len(processor.vocabulary):
+        raise ValueError(
+            f"{folder} has {model.config.vocab_size} word pieces, the vocabulary {len(processor.vocabulary)}: use the "
+            "vocab.txt that the model was trained with (in a recipe: leave `vocabulary` out)"
+        )
+
+
 def _saved_kinds(config: Path) -> list[str]:
     """The classes of a saved model."""
     try:
@@ -268,8 +281,10 @@ class Uniter:
             folder = self.folders[head]
             model = HEADS[head].from_pretrained(folder)
             check_detector(model.config.detector, self.detector.fingerprint, folder, "the detector")
+            processor = UniterProcessor.from_pretrained(folder)
+            check_vocabulary(model, processor, folder)
             self._models[head] = model.to(self.device)  # pyrefly: ignore[bad-argument-type]  # its wrapper has no self
-            self._processors[head] = UniterProcessor.from_pretrained(folder)
+            self._processors[head] = processor
         return self._models[head]
 
     def _check(self, head: str, texts: Sequence[str]) -> UniterPreTrainedModel:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from uniter import draws
-from uniter.configuration_uniter import UniterConfig
+from uniter.configuration_uniter import UniterConfig, wrong_value
 from uniter.modeling_uniter import UniterForPreTraining, UniterPreTrainedModel
-from uniter.pipeline import SHIPPED, check_detector
+from uniter.pipeline import SHIPPED, check_detector, check_vocabulary
 from uniter.pretraining import Captioned, Pretraining, make_objectives
 from uniter.processing_uniter import UniterProcessor, Vocabulary
 from uniter.recipe import FinetuneRecipe, ModelSettings, PretrainRecipe, Recipe, read_yaml, to_yaml
@@ -58,12 +58,24 @@ def make_processor(model: ModelSettings, vocabulary: Path | None, max_text: int)
     """
     if str(vocabulary) == "scenes":
         vocabulary = SHIPPED.parent / "vocab.txt"
+    if vocabulary is not None and not vocabulary.exists():
+        raise ValueError(f"vocabulary: there is no {vocabulary}: give a vocab.txt, or leave it out for the model's own")
     return UniterProcessor(Vocabulary.find(vocabulary, weights_folder(model)), max_text)
 
 
 def weights_folder(model: ModelSettings) -> Path | None:
-    """Where a run's weights come from: a folder, or `shipped` for the pre-trained model in the package; None: fresh."""
-    return SHIPPED / "pretrained" if str(model.from_) == "shipped" else model.from_
+    """Where a run's weights come from: a folder, or `shipped` for the pre-trained model in the package; None: fresh.
+
+    Raises:
+        ValueError: the folder holds no model.
+    """
+    folder = SHIPPED / "pretrained" if str(model.from_) == "shipped" else model.from_
+    if folder is not None and not (folder / "config.json").is_file():
+        raise ValueError(
+            f"model.from: {folder} holds no saved model (no config.json): give a folder that training wrote, such as "
+            "`best` or `last` of a run"
+        )
+    return folder
 
 
 def make_model(
@@ -99,32 +111,22 @@ def make_model(
             },
         )
         return kind(shape)
-    if not (folder / "config.json").is_file():
-        raise ValueError(
-            f"model.from: {folder} holds no saved model (no config.json): give a folder that training wrote, such as "
-            "`best` or `last` of a run"
-        )
     model = kind.from_pretrained(folder, **config, **settings.config)
     check_detector(model.config.detector, store.detector, folder, store.path)
-    if model.config.vocab_size != len(processor.vocabulary):
-        raise ValueError(
-            f"{folder} has {model.config.vocab_size} word pieces, the vocabulary {len(processor.vocabulary)}: leave "
-            "`vocabulary` out to use the model's own"
-        )
+    check_vocabulary(model, processor, folder)
     return model
 
 
 def _check_config(given: dict[str, Any]) -> None:
     """Refuse numbers that UniterConfig would keep and nobody would read."""
-    known = {name: p.annotation for name, p in signature(UniterConfig).parameters.items() if name != "kwargs"}
-    for name, value in given.items():
+    known = [name for name in signature(UniterConfig).parameters if name != "kwargs"]
+    for name in given:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
             raise ValueError(f"model.config.{name}: unknown; {hint}")
-        wanted = known[name]
-        if not isinstance(value, (float, int) if wanted is float else wanted) or isinstance(value, bool):
-            raise ValueError(f"model.config.{name}: should be {getattr(wanted, '__name__', wanted)}, got {value!r}")
+    if wrong := wrong_value(given):
+        raise ValueError(f"model.config.{wrong}")
 
 
 def finetuning_job(recipe: FinetuneRecipe) -> FineTuning:
@@ -153,12 +155,13 @@ def evaluate(
     """The numbers of a model, or of a file of predictions, on a split of a task."""
     prepared, examples = _task(task, data, regions, split, model, options, with_model=predictions is None)
     if predictions is not None:
+        said = prepared.read(predictions)
         try:
-            return prepared.score(prepared.read(predictions), examples)
-        except (KeyError, TypeError, IndexError, AttributeError) as error:
+            return prepared.score(said, examples)
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             raise ValueError(
-                f"{predictions} is no file of {task} predictions ({type(error).__name__}: {error}): give one that "
-                f"`uniter predict {task}` wrote"
+                f"{predictions} cannot be scored as predictions of {task} on {split} ({error}): give a file that "
+                f"`uniter predict {task} --split {split}` wrote"
             ) from error
     return prepared.evaluate(_model(prepared, model), examples, progress=progress)
 
@@ -225,6 +228,7 @@ def _model(task: Task, folder: str | Path | None) -> UniterPreTrainedModel:
             f"{place} has no head for {task.name}: give a model that was fine-tuned on it "
             f"(uniter finetune), this one lacks {min(report['missing_keys'])}"
         )
-    assert isinstance(task.regions, Store)
+    assert isinstance(task.regions, Store) and task.processor is not None
+    check_vocabulary(model, task.processor, place)
     check_detector(model.config.detector, task.regions.detector, place, task.regions.path)
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
