@@ -24,7 +24,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/transfer"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--sizes", type=json.loads, default={}, help='JSON of demo sizes to change, as {"pretraining": 4000}')
+    parser.add_argument(
+        "--sizes", type=json.loads, default={}, help='JSON of demo sizes to change, as {"pretraining": 4000}'
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     sizes = Sizes(**options.sizes)
@@ -51,7 +53,10 @@ Machine: {platform.machine()}, {platform.system()}, {options.threads} threads, t
 
 def rows(found: list[dict]) -> list[str]:
     """The table's lines: a row a number, columns from scratch and pre-trained, held-out pictures and new pairs."""
-    lines = ["| | from scratch | pre-trained | new pairs: from scratch | new pairs: pre-trained |", "|---|---:|---:|---:|---:|"]
+    lines = [
+        "| | from scratch | pre-trained | new pairs: from scratch | new pairs: pre-trained |",
+        "|---|---:|---:|---:|---:|",
+    ]
     for name, task, key in ROWS:
         cells = []
         for split in ("test", "novel"):

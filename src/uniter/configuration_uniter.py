@@ -15,7 +15,7 @@ SIZES: dict[str, dict[str, Any]] = {
 
 
 def wrong_value(settings: Mapping[str, Any]) -> str | None:
-    """What is wrong with the first of these settings that has a value of the wrong kind; None: nothing."""
+    """The shape of a UNITER model (paper section 3.1); what the published code hard-wires is a setting here.
     for name, parameter in signature(UniterConfig).parameters.items():
         wanted = (int, float) if parameter.annotation is float else parameter.annotation
         value = settings.get(name, parameter.default)

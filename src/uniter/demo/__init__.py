@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from uniter.demo.report import write_report
+from uniter.demo.report import Numbers, write_report
 from uniter.pipeline import SHIPPED
 from uniter.recipe import Recipe, parse_recipe
 from uniter.regions.extract import extract
@@ -121,8 +121,7 @@ def run_demo(out: str | Path, seed: int = 0, progress: bool = True, sizes: Sizes
             folder = out / "runs" / f"{task}-{start}"
             seconds.time("fine-tune", lambda r=recipe, f=folder: _finished(run(r, f, progress)))
     numbers = seconds.time("measure", lambda: measure(out, sizes, progress))
-    page = seconds.time("page", lambda: write_report(out, numbers, seconds.spent))
-    return page
+    return seconds.time("page", lambda: write_report(out, numbers, seconds.spent))
 
 
 def _finished(result: Any) -> Any:
@@ -161,7 +160,7 @@ class _Clock:
             write_json(self.path, self.spent)
 
 
-def measure(out: Path, sizes: Sizes, progress: bool = True) -> dict[str, dict[str, dict[str, float]]]:
+def measure(out: Path, sizes: Sizes, progress: bool = True) -> Numbers:
     """The numbers of every model on held-out pictures: task -> split -> start -> number; kept in numbers.json."""
     path = out / "numbers.json"
     if path.is_file():
@@ -177,7 +176,7 @@ def measure(out: Path, sizes: Sizes, progress: bool = True) -> dict[str, dict[st
             for task in TASKS
         },
     }
-    numbers: dict[str, dict[str, dict[str, float]]] = {}
+    numbers: Numbers = {}
     for task, models in folders.items():
         name = "retrieval" if task == "zero-shot" else task
         for split in SPLITS:

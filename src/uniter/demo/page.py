@@ -177,16 +177,18 @@ def alignment_map(image: Image.Image, alignment: Alignment, names: Sequence[str]
 
 
 def table(
-    columns: Sequence[str], rows: Sequence[tuple[str, Sequence[float | None]]], compare: tuple[int, int] | None = None
+    columns: Sequence[str],
+    rows: Sequence[tuple[str, Sequence[float | None]]],
+    compare: Sequence[tuple[int, int]] = (),
 ) -> str:
-    """A table of numbers; with `compare=(a, b)` column b is marked where it beats column a."""
+    """A table of numbers; for each `(a, b)` of `compare` column b is marked where it beats column a."""
     head = "".join(f"<th>{escape(column)}</th>" for column in ("", *columns))
     body = []
     for name, values in rows:
         cells = []
         for number, value in enumerate(values):
-            beaten = [values[a] for a, b in compare if b == number and values[a] is not None]
-            win = ' class="win"' if value is not None and beaten and value > max(beaten) else ""
+            others = [other for a, b in compare if b == number and (other := values[a]) is not None]
+            win = ' class="win"' if value is not None and others and value > max(others) else ""
             cells.append(f"<td{win}>{'–' if value is None else f'{value:.1f}'}</td>")
         body.append(f"<tr><td>{escape(name)}</td>{''.join(cells)}</tr>")
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"

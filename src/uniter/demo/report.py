@@ -13,7 +13,7 @@ from uniter.regions.pictures import open_picture
 from uniter.tasks.base import load
 from uniter.tasks.refcoco import overlaps
 
-Numbers = dict[str, dict[str, dict[str, float]]]
+Numbers = dict[str, dict[str, dict[str, dict[str, float]]]]  # task, split, model -> the task's numbers
 ROWS = (
     ("Question answering, accuracy", "vqa", "accuracy"),
     ("Referring expressions, accuracy", "refcoco", "accuracy"),
