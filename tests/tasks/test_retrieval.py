@@ -135,7 +135,9 @@ def test_the_published_count_against_its_own_steps():
     rng = np.random.default_rng(0)
     own = np.repeat(np.arange(30), 3)
     scores = rng.permutation(90 * 30).reshape(90, 30).astype(np.float32)
-    scores[np.arange(90), own] += 2000
+    scores[np.arange(90), own] += 900
+    ranks = (scores > scores[np.arange(90), own][:, None]).sum(1)
+    assert (ranks[:10] == 0).any() and ((ranks[:10] > 0) & (ranks[:10] < 10)).any() and (ranks[:10] > 9).any()
     found = recalls(scores, own, published=True)
     for k in (1, 5, 10):
         assert found[f"image_recall_at_{k}"] == pytest.approx(published_image_recall(scores, own, k))
