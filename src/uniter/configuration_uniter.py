@@ -15,7 +15,7 @@ SIZES: dict[str, dict[str, Any]] = {
 
 
 def wrong_value(settings: Mapping[str, Any]) -> str | None:
-    """The shape of a UNITER model (paper section 3.1); what the published code hard-wires is a setting here.
+    """The first setting whose value is of another type than `UniterConfig` says, with both; None if all are right."""
     for name, parameter in signature(UniterConfig).parameters.items():
         wanted = (int, float) if parameter.annotation is float else parameter.annotation
         value = settings.get(name, parameter.default)
@@ -25,7 +25,7 @@ def wrong_value(settings: Mapping[str, Any]) -> str | None:
 
 
 class UniterConfig(PreTrainedConfig):
-    """The shape of a UNITER model (paper section 3.1; constants that the published code hard-wires are settings here).
+    """The shape of a UNITER model (paper section 3.1); what the published code hard-wires is a setting here.
 
     Args:
         vocab_size: word pieces; 28996 is cased BERT's.
