@@ -136,6 +136,8 @@ class Pretraining:
         self.objectives = {objective.name: objective for objective in objectives}
         weights = weights or [1.0] * len(self.sources)
         pairs = sum(len(source.texts) * weight for source, weight in zip(self.sources, weights, strict=True))
+        if not pairs:
+            raise ValueError("every source has weight 0: give at least one under `sources` a weight")
         self.mixture = {
             f"{objective.name}/{number}": share * len(source.texts) * weights[number] / pairs
             for objective, share in objectives.items()
@@ -160,8 +162,11 @@ class Pretraining:
     def validate(self) -> dict[str, float]:
         """Each objective's numbers over the validation captions, with the same masks and swaps every time.
 
-        `score` is the mean accuracy, in percent, of those objectives that have one.
+        `score` is the mean accuracy, in percent, of those objectives that have one, or else minus the sum of the
+        losses. Empty without validation captions: the last model is then the one to use.
         """
+        if not self.validation:
+            return {}
         device = next(self.model.parameters()).device
         found: dict[str, float] = {}
         for name, objective in self.objectives.items():
