@@ -148,11 +148,24 @@ def test_search_finds_regions_once_and_notices_what_changed(uniter, world, folde
     assert sum(seen) == 3
     assert uniter.search(folder, "a star") == first and sum(seen) == 3
     shutil.copy(world.picture(4), folder / "new.png")
-    assert len(uniter.search(folder, "a star")) == 4 and sum(seen) > 3
+    assert len(uniter.search(folder, "a star")) == 4 and sum(seen) == 4
     before = {hit.picture.name: hit.score for hit in uniter.search(folder, "a star")}
     shutil.copyfile(world.picture(5), folder / "0.png")
+    (folder / "more" / "2.png").unlink()
     after = {hit.picture.name: hit.score for hit in uniter.search(folder, "a star")}
+    assert sum(seen) == 5 and set(after) == {"0.png", "1.png", "new.png"}
     assert after["0.png"] != before["0.png"] and after["1.png"] == before["1.png"]
+    shutil.copy(world.picture(6), folder / "more" / "2.png")  # the name is back, the picture is another
+    again = {hit.picture.name: hit.score for hit in uniter.search(folder, "a star")}
+    assert sum(seen) == 6 and again["2.png"] != before["2.png"]
+
+
+def test_a_damaged_cache_is_made_again(uniter, folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("UNITER_CACHE", str(tmp_path / "cache"))
+    first = uniter.search(folder, "a star")
+    for spoilt in [*(tmp_path / "cache").rglob("*.safetensors"), *(tmp_path / "cache" / "regions").glob("*.json")]:
+        spoilt.write_text("{")
+        assert uniter.search(folder, "a star") == first
 
 
 def test_a_given_store_is_added_to_and_its_other_pictures_stay_out(uniter, folder, tmp_path):

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,7 +29,7 @@ from uniter.regions import Regions
 from uniter.regions.detectors import Detector, load_detector
 from uniter.regions.extract import extract, list_pictures
 from uniter.regions.pictures import open_picture, upright_rgb
-from uniter.regions.store import Store
+from uniter.regions.store import Store, StoreWriter, write_json
 from uniter.training.batching import evaluation_batches, in_order
 
 log = logging.getLogger(__name__)
@@ -218,7 +219,8 @@ class Uniter:
     ) -> list[Hit]:
         """The pictures of a folder that fit a text, best first.
 
-        The pictures' regions are found once and kept; a later search reads them again.
+        The pictures' regions are found once and kept; a later search reads them again, and finds those of pictures that
+        are new or have changed.
 
         Args:
             folder: pictures, searched with all folders in it.
@@ -320,14 +322,41 @@ class Uniter:
         """The regions of a folder's pictures: those at hand, and the missing ones found now."""
         pictures = list_pictures(folder)
         if store is None:
-            # Another set of files, or a changed one, has another place: nothing stale is ever read.
-            state = "\n".join(f"{name} {p.stat().st_size} {p.stat().st_mtime_ns}" for name, p in pictures)
-            key = hashlib.sha256(f"{folder.resolve()}\n{self.detector.fingerprint}\n{state}".encode()).hexdigest()[:20]
+            key = hashlib.sha256(f"{folder.resolve()}\n{self.detector.fingerprint}".encode()).hexdigest()[:20]
             store = cache_folder() / "regions" / key
+            _drop_changed(pictures, store)
         else:
             _warn_of_changed(pictures, store)
         extract(folder, store, self.detector, progress=progress)
         return Store(store)
+
+
+def _drop_changed(pictures: list[tuple[str, Path]], store: Path) -> None:
+    """Leave in a store of the cache only what is known to be of the pictures as they are now.
+
+    Beside the store lies a file with size and time of each picture, as they were when its regions were looked for.
+    """
+    file = store.with_name(f"{store.name}.json")
+    now = {name: [path.stat().st_size, path.stat().st_mtime_ns] for name, path in pictures}
+    if store.exists():
+        try:
+            kept = Store(store)
+            then = json.loads(file.read_text(encoding="utf-8"))
+            same = [name for name in kept.names if name in now and then.get(name) == now[name]]
+        except (ValueError, OSError, AttributeError):  # a cache that is damaged is made again
+            shutil.rmtree(store)
+        else:
+            if any(name in now and then.get(name) != now[name] for name in kept.names):
+                fresh = store.with_name(f"{store.name}.new")
+                shutil.rmtree(fresh, ignore_errors=True)
+                with StoreWriter(fresh, kept.detector, kept.class_names, kept.attribute_names) as writer:
+                    for name in same:
+                        writer.add(name, kept[name])
+                kept.close()
+                shutil.rmtree(store)
+                fresh.rename(store)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, now)
 
 
 def _warn_of_changed(pictures: list[tuple[str, Path]], store: Path) -> None:
