@@ -444,6 +444,12 @@ def test_a_folder_with_a_run_is_resumed_or_refused(place, uniter, refused):
     assert place.state() == before
 
 
+def test_a_run_that_failed_before_its_first_update_can_be_mended(place, uniter, refused):
+    recipe, out = recipe_file(place), place.out
+    assert "train.tokens" in refused("finetune", recipe, "--out", out, "--quiet", "train.tokens=5")
+    assert uniter("finetune", recipe, "--out", out, "--quiet", "train.tokens=256")[0] == 0
+
+
 @pytest.mark.parametrize("name", ["full", "file"])
 def test_training_into_something_else_is_refused(name, place, refused):
     said = refused("finetune", recipe_file(place), "--out", place.folder / name)

@@ -50,7 +50,9 @@ class RunFolder:
                 raise ValueError(f"{self.path} holds a run already; choose another folder, or let it resume")
             before = read_yaml(self._config.read_text(encoding="utf-8"), str(self._config))
             difference = _difference(before, read_yaml(text, "config"))
-            if difference:
+            if difference and not (self._metrics.exists() or self.checkpoints.exists()):
+                write_text(self._config, text)  # that run failed before its first update: there is nothing to lose
+            elif difference:
                 key, old, new = difference
                 raise ValueError(
                     f"{self.path} holds a run with another setting: {key} is {old!r} there and {new!r} here; "
