@@ -290,7 +290,8 @@ def main() -> None:
         if type(error).__name__ == "NoArgsIsHelpError":
             print(error)
         else:
-            print("uniter: " + " ".join(_message(error).split()), file=sys.stderr)
+            lines = filter(None, map(str.strip, _message(error).splitlines()))  # a recipe may have several mistakes
+            print("uniter: " + "; ".join(lines), file=sys.stderr)
         status = 2
     sys.exit(status)
 

@@ -195,7 +195,7 @@ def parse_recipe(text: str, overrides: Iterable[str] = (), name: str = "recipe")
     for override in overrides:
         overridden[_override(values, override)] = override
     kind = values.get("kind")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(
             f"{name}: kind: {'missing' if kind is None else f'unknown kind {kind!r}'}; one of {', '.join(KINDS)}"
         )

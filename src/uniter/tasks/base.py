@@ -379,7 +379,7 @@ def load(name: str) -> type[Task]:
     Raises:
         ValueError: there is no such module, or no task in it.
     """
-    path = name if "." in name else f"uniter.tasks.{name}"
+    path = name if "." in name and not name.startswith(".") else f"uniter.tasks.{name}"
     try:
         found = _task_in(path)
     except ModuleNotFoundError as error:
