@@ -4,7 +4,7 @@ import pytest
 
 from uniter.demo import Sizes, run_demo
 
-SMALL = Sizes(train=16, val=4, test=50, novel=4, pretraining=4, finetuning=2, measured=4, tokens=1024)
+SMALL = Sizes(train=16, val=4, test=50, novel=4, pretraining=4, vqa=2, refcoco=2, retrieval=2, measured=4, tokens=1024)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def test_a_finished_demo_is_not_done_again(folder):
     logs = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/metrics.jsonl")}
     assert run_demo(folder, progress=False, sizes=SMALL) == folder / "index.html"
     assert (folder / "numbers.json").stat().st_mtime_ns == numbers
-    assert {path: path.stat().st_mtime_ns for path in logs} == logs and len(logs) == 7
+    assert {path: path.stat().st_mtime_ns for path in logs} == logs and len(logs) == 10
 
 
 def test_another_demo_or_something_else_is_refused(folder, tmp_path):
