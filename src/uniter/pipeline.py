@@ -49,6 +49,8 @@ SERVES = {
     "UniterForPreTraining": ("matching", "trunk"),
     "UniterModel": ("trunk",),
 }
+# Of several models that could serve a head, the one made for it: fine-tuned matching, and alignment as pre-training taught it.
+FIRST = {"matching": "UniterForMatching", "trunk": "UniterForPreTraining"}
 Picture = str | os.PathLike | Image.Image
 
 
@@ -162,8 +164,7 @@ class Uniter:
         for place in places:
             for kind in _saved_kinds(place / "config.json"):
                 for head in SERVES.get(kind, ()):
-                    # A head that was fine-tuned comes before the zero-shot one.
-                    if head not in models or kind != "UniterForPreTraining":
+                    if head not in models or FIRST.get(head) == kind:
                         models[head] = place
         if not models:
             raise ValueError(f"{folder} holds no saved model: give a folder with config.json and model.safetensors")

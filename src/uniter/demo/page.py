@@ -45,7 +45,7 @@ document.querySelectorAll('[data-map]').forEach(function (map) {
   var boxes = map.querySelectorAll('rect');
   map.querySelectorAll('tr[data-plan]').forEach(function (row) {
     row.addEventListener('mouseenter', function () {
-      var plan = row.dataset.plan.split(' ').map(Number), top = Math.max.apply(null, plan);
+      var plan = row.dataset.plan.split(' ').map(Number), top = Math.max(0.3, Math.max.apply(null, plan));
       boxes.forEach(function (box, i) { box.style.opacity = Math.pow(plan[i] / top, 1.5); });
     });
     row.addEventListener('mouseleave', function () { boxes.forEach(function (box) { box.style.opacity = 0.55; }); });
@@ -162,12 +162,13 @@ def alignment_map(image: Image.Image, alignment: Alignment, names: Sequence[str]
         for crop, name in zip(crops, names, strict=False)
     )
     body = []
-    plan = alignment.plan[:, columns]
+    # How much more than its even share each region gets: the plan's margins are uniform, so every cell holds something.
+    plan = np.clip(alignment.plan[:, columns] * len(alignment.regions) - 1, 0, None)
+    strongest = float(plan.max())
     for word, row in zip(alignment.words, plan, strict=True):
-        top = max(float(row.max()), 1e-9)
         cells = "".join(
-            f'<td><div class="cell" style="background:rgba(36,87,214,{float(value) / top * min(1.0, top * 3):.3f})" '
-            f'title="{escape(word)}: {value:.2f}"></div></td>'
+            f'<td><div class="cell" style="background:rgba(36,87,214,{float(value) / max(strongest, 1e-9):.3f})" '
+            f'title="{escape(word)}: {1 + value:.1f} times its even share"></div></td>'
             for value in row
         )
         values = " ".join(f"{value:.4f}" for value in row)

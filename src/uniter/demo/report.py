@@ -67,7 +67,8 @@ def write_report(out: Path, numbers: Numbers, seconds: dict[str, float]) -> Path
         ),
         (
             "Which word is which region",
-            "The optimal-transport plan between words and regions, read off the last layer. Point at a word to light its regions up.",
+            "The optimal-transport plan between words and regions, read off the last layer: the darker, the more of the word goes to the region beyond "
+            "its even share. Point at a word to light its regions up.",
             alignment_example(world, uniter),
         ),
     ]
