@@ -22,8 +22,9 @@ p { margin: 6px 0 14px; max-width: 78ch; color: var(--soft); }
 section { background: var(--paper); border: 1px solid var(--line); border-radius: 12px; padding: 18px; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: 7px 10px; border-bottom: 1px solid var(--line); font-size: 15px; }
-th:first-child, td:first-child { text-align: left; } thead th { color: var(--soft); font-weight: 600; font-size: 13px; vertical-align: bottom; }
+th:first-child, td:first-child { text-align: left; width: 38%; } .map th:first-child { width: auto; } thead th { color: var(--soft); font-weight: 600; font-size: 13px; vertical-align: bottom; }
 tbody tr:last-child td { border-bottom: 0; } td.win { font-weight: 700; color: var(--green); }
+.tables { display: grid; gap: 28px; } 
 .grid { display: grid; gap: 16px; grid-template-columns: repeat(auto-fill, minmax(235px, 1fr)); }
 figure { margin: 0; } figcaption { font-size: 14px; margin-top: 6px; color: var(--ink); overflow-wrap: anywhere; }
 .picture { position: relative; display: block; line-height: 0; border-radius: 8px; overflow: hidden; background: #e9ecf2; }
@@ -181,9 +182,10 @@ def table(
     columns: Sequence[str],
     rows: Sequence[tuple[str, Sequence[float | None]]],
     compare: Sequence[tuple[int, int]] = (),
+    title: str = "",
 ) -> str:
     """A table of numbers; for each `(a, b)` of `compare` column b is marked where it beats column a."""
-    head = "".join(f"<th>{escape(column)}</th>" for column in ("", *columns))
+    head = "".join(f"<th>{escape(column)}</th>" for column in (title, *columns))
     body = []
     for name, values in rows:
         cells = []
