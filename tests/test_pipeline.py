@@ -39,7 +39,8 @@ def folder(world, tmp_path):
 
 def test_one_folder_of_models_serves_every_head(uniter, world):
     own = {head: world.models / head for head in ("answers", "grounding", "matching")}
-    assert uniter.folders == {**own, "trunk": own["matching"]}  # what was fine-tuned comes before the zero-shot one
+    # Fine-tuned matching comes before zero-shot; alignment is what pre-training taught.
+    assert uniter.folders == {**own, "trunk": world.models / "pretrained"}
 
 
 def test_a_pretrained_model_matches_and_aligns_but_does_not_answer(world, regions):

@@ -285,7 +285,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     try:
-        status = app(standalone_mode=False)
+        status = app(standalone_mode=False, prog_name="uniter")
     except (UsageProblem, ValueError, OSError, FloatingPointError, ImportError) as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             print(error)
