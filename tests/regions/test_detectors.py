@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 from torchvision.ops import box_iou
 
-from uniter.regions.detectors import Detector, SmallDetectorConfig, load_detector
+from uniter.regions.detectors import SHIPPED, Detector, SmallDetectorConfig, load_detector
 from uniter.regions.training import DetectorTraining, train_detector
 from uniter.scenes.draw import draw
 from uniter.scenes.shapes import SHAPES
@@ -28,6 +28,15 @@ def test_shipped_detector_finds_and_names_things(detector):
     assert found / things >= 0.95
     assert shape / found >= 0.95
     assert colour / found >= 0.95
+
+
+def test_line_ends_of_windows_change_no_fingerprint(detector, tmp_path):
+    for file in SHIPPED["scenes"].iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    settings = (tmp_path / "config.json").read_bytes()
+    assert b"\r" not in settings
+    (tmp_path / "config.json").write_bytes(settings.replace(b"\n", b"\r\n"))
+    assert load_detector(tmp_path).fingerprint == detector.fingerprint
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (2000, 2), (17, 33), (640, 480)])

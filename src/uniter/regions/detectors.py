@@ -408,7 +408,9 @@ class SmallDetector:
         path.mkdir(parents=True, exist_ok=True)
         weights = {name: value.cpu().half().contiguous() for name, value in self.network.state_dict().items()}
         (path / "model.safetensors").write_bytes(save(weights))
-        (path / "config.json").write_text(json.dumps({"format": _FORMAT, **asdict(self.config)}, indent=1) + "\n")
+        (path / "config.json").write_bytes(
+            (json.dumps({"format": _FORMAT, **asdict(self.config)}, indent=1) + "\n").encode()
+        )
         return _fingerprint(path)
 
     @classmethod
@@ -423,7 +425,7 @@ class SmallDetector:
             if not (path / name).is_file():
                 raise ValueError(f"{path} holds no detector (no {name}): give a folder that SmallDetector.save wrote")
         try:
-            config = json.loads((path / "config.json").read_text())
+            config = json.loads((path / "config.json").read_text(encoding="utf-8"))
             if config.pop("format", None) != _FORMAT:
                 raise ValueError(f"its format is not {_FORMAT}")
             for name in ("channels", "long_side", "regions"):
@@ -468,7 +470,8 @@ class _Looked:
 
 
 def _fingerprint(folder: Path) -> str:
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    settings = (folder / "config.json").read_bytes()
+    digest = hashlib.sha256(settings.replace(b"\r\n", b"\n"))  # a checkout on Windows may have changed its lines' ends
     digest.update((folder / "model.safetensors").read_bytes())
     return f"small-{digest.hexdigest()[:16]}"
 
