@@ -164,7 +164,7 @@ class StoreWriter:
         """Write the images given since the last shard as a shard of their own."""
         if not self._pending:
             return
-        on_disk = json.loads((self.path / INDEX).read_text())
+        on_disk = json.loads((self.path / INDEX).read_text(encoding="utf-8"))
         if len(on_disk["shards"]) != len(self.index["shards"]):
             raise ValueError(f"another process is writing to {self.path}: let one writer at a time append to a store")
         from safetensors.numpy import save
@@ -397,7 +397,7 @@ def _read_index(path: Path) -> dict[str, Any]:
     if not file.is_file():
         raise ValueError(f"{path} is no store of regions (no {INDEX}): make one with `uniter extract PICTURES {path}`")
     try:
-        index = json.loads(file.read_text())
+        index = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{file} is damaged ({error}): {_MEND}") from None
     if not isinstance(index, dict) or index.get("format") != FORMAT:
