@@ -50,6 +50,17 @@ def test_only_the_newest_are_kept(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000010", "step-00000015", "step-00000020"]
 
 
+def test_a_damaged_later_one_does_not_crowd_out_the_new_ones(tmp_path):
+    model, optimizer = trained()
+    for step in (5, 10):
+        save_checkpoint(tmp_path, step, model, optimizer, {})
+    (tmp_path / "step-00000010" / "state.json").unlink()
+    with pytest.warns(UserWarning, match="is damaged"):
+        load_checkpoint(tmp_path, model, optimizer)
+    save_checkpoint(tmp_path, 6, model, optimizer, {}, keep=1)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000006"]
+
+
 def test_an_altered_byte_is_noticed(tmp_path):
     model, optimizer = trained()
     for step in (5, 10):

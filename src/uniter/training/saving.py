@@ -41,7 +41,9 @@ def save_checkpoint(
         (place / STATE).write_text(json.dumps({"step": step, "sha256": sums, **state}, indent=1), encoding="utf-8")
 
     write_folder(target, write)
-    for old in _checkpoints(folder)[keep:]:
+    # Later ones were damaged when the run resumed from an earlier one: they are not among those to keep.
+    later = [place for place in _checkpoints(folder) if place.name > target.name]
+    for old in [*later, *_checkpoints(folder)[len(later) + keep :]]:
         shutil.rmtree(old)
     return target
 
