@@ -32,7 +32,7 @@ def bits(seed: int, purpose: str, *index) -> np.ndarray:
 
     Args:
         seed: the seed of the run.
-        purpose: what the draw is for ("mlm-select", "order", ...); different purposes are independent.
+        purpose: what the draw is for ("mlm-choose", "order", ...); different purposes are independent.
         index: integers or integer arrays, broadcast against each other.
 
     Returns:

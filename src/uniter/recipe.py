@@ -91,7 +91,7 @@ class ModelSettings(Settings):
         "base", description="Named size; used where `from` is null."
     )
     from_: FilePath | None = Field(
-        None, alias="from", description="Folder or file of weights to start from; null: a fresh model."
+        None, alias="from", description="Folder of a saved model to start from, or `shipped`; null: a fresh model."
     )
     config: dict[str, Any] = Field(default_factory=dict, description="Numbers of UniterConfig to override, by name.")
 
@@ -99,7 +99,7 @@ class ModelSettings(Settings):
 class Source(Settings):
     """One set of captioned pictures."""
 
-    captions: FilePath = Field(description="File or folder of captions.")
+    captions: FilePath = Field(description="JSON file of captions, in Karpathy's layout.")
     regions: FilePath = Field(description="Store of the pictures' regions.")
     split: str = Field("train", description="Which split of it.")
     name: str | None = Field(None, description="Name in logs; null: the captions file's name.")
