@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from uniter.configuration_uniter import UniterConfig
+from uniter.checkpoints import export_weights, import_weights, read_state
 from uniter.modeling_uniter import UniterForAnswers, UniterForGrounding, UniterForMatching, UniterForPreTraining
 from uniter.objectives import Masking, Matching, RegionClasses, RegionClassesKL, RegionFeatures
 from uniter.processing_uniter import REGION_TYPE, SPECIAL_PIECES, Encoded, UniterProcessor, Vocabulary
@@ -22,20 +22,11 @@ PROCESSOR = UniterProcessor(Vocabulary(tuple(SPECIAL_PIECES)))
 
 
 def load(kind, weights, **settings):
-    """A model of ours with the published code's weights; every tensor of the model must be in the file."""
-    state = torch.load(GOLDEN / "weights" / f"{weights}.pt", weights_only=True)
-    sizes = json.loads((GOLDEN / "weights" / "config.json").read_text())
-    config = UniterConfig(
-        **{key: value for key, value in sizes.items() if key != "hidden_act"},
-        region_feature_size=state["uniter.img_embeddings.img_linear.weight"].shape[1],
-        num_region_classes=len(state.get("region_classifier.net.3.bias", [0])),
-        **settings,
-    )
-    model = kind(config)
-    report = model.load_state_dict(state, strict=False)
-    assert not report.missing_keys, report.missing_keys
-    assert set(report.unexpected_keys) <= {"cls.predictions.decoder.weight", "feat_regress.weight"}  # the tied copies
-    return model.eval()
+    """The published code's weights through the door; the file must have every tensor of the model and no other."""
+    config = json.loads((GOLDEN / "weights" / "config.json").read_text())
+    found = import_weights(GOLDEN / "weights" / f"{weights}.pt", {**config, **settings})
+    assert type(found.model) is kind and (found.new, found.unused) == ([], [])
+    return found.model
 
 
 def case(name):
@@ -76,6 +67,14 @@ def same(ours, name, outputs, tolerances):
     np.testing.assert_allclose(
         ours.detach().numpy(), outputs[name], rtol=0, atol=tolerances[name]["atol"], err_msg=name
     )
+
+
+def test_weights_come_back_out_as_they_were(tmp_path):
+    for weights in ("pretrain", "vqa", "ve", "itm_rank", "re_mlp1", "re_mlp2"):
+        path = GOLDEN / "weights" / f"{weights}.pt"
+        export_weights(import_weights(path, GOLDEN / "weights" / "config.json").model, tmp_path / path.name)
+        theirs, ours = read_state(path), read_state(tmp_path / path.name)
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours), weights
 
 
 @torch.no_grad()
@@ -138,7 +137,7 @@ def test_matching_with_alignment():
 def test_answers(name):
     examples, outputs, tolerances = case(name)
     target = torch.from_numpy(np.stack([row["target"] for row in examples]))
-    model = load(UniterForAnswers, name, num_labels=target.shape[1])
+    model = load(UniterForAnswers, name)
     out = model(**collate(examples), labels=target)
     same(out.logits, "scores", outputs, tolerances)
     same(out.loss, "train_loss", outputs, tolerances)
@@ -148,7 +147,7 @@ def test_answers(name):
 @torch.no_grad()
 def test_grounding(layers):
     examples, outputs, tolerances = case(f"re_cls_mlp{layers}")
-    model = load(UniterForGrounding, f"re_mlp{layers}", grounding_layers=layers)
+    model = load(UniterForGrounding, f"re_mlp{layers}")
     out = model(**collate(examples), labels=torch.tensor([int(row["target"][0]) for row in examples]))
     same(out.logits, "scores", outputs, tolerances)
     same(out.loss, "train_loss", outputs, tolerances)

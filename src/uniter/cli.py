@@ -211,14 +211,53 @@ def search(
         print(f"{hit.score:8.3f}  {hit.picture}")
 
 
+@app.command("import-weights")
+def import_weights(
+    file: Annotated[Path, typer.Argument(help="Checkpoint of the published code (.pt), VILLA, BERT, or safetensors.")],
+    config: Annotated[Path, typer.Option("--config", help="Its config JSON.")],
+    out: Out,
+    head: Annotated[
+        str | None, typer.Option("--head", help="pretraining, answers, grounding, matching or trunk.")
+    ] = None,
+    vocabulary: Annotated[
+        Path | None, typer.Option("--vocabulary", help="vocab.txt to put beside the weights.")
+    ] = None,
+) -> None:
+    """Make a model folder of a foreign checkpoint."""
+    from uniter.checkpoints import import_weights as read
+    from uniter.processing_uniter import UniterProcessor, Vocabulary
+
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} exists already: choose another --out")
+    found = read(file, config, head)
+    if vocabulary is not None:
+        UniterProcessor(Vocabulary.find(vocabulary)).save_pretrained(out)
+    found.model.save_pretrained(out)
+    new, unused = ", ".join(found.new) or "none", ", ".join(found.unused) or "none"
+    print(f"{out}: {type(found.model).__name__}; new: {new}; unused: {unused}")
+
+
+@app.command("export-weights")
+def export_weights(
+    model: Annotated[Path, typer.Argument(help="Folder of a saved model.")],
+    out: Annotated[Path, typer.Option("--out", help="File to write: .pt or .safetensors.")],
+) -> None:
+    """Write a model in the published code's layout."""
+    from uniter.checkpoints import export_weights as write
+    from uniter.checkpoints import load_saved
+
+    write(load_saved(model), out)
+    print(out)
+
+
 @recipes_app.command("list")
 def recipes_list() -> None:
     """Name the shipped recipes."""
     from uniter.recipe import shipped_recipes
 
     for name, text in shipped_recipes().items():
-        first = text.lstrip().splitlines()[0].lstrip("# ") if text.lstrip().startswith("#") else ""
-        print(f"{name:24} {first}")
+        said = [line.lstrip("# ") for line in text.splitlines() if line.startswith("#")]  # command, then what it does
+        print(f"{name:20} {said[1] if len(said) > 1 else ''}")
 
 
 @recipes_app.command("show")

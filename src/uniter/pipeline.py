@@ -49,7 +49,7 @@ SERVES = {
     "UniterForPreTraining": ("matching", "trunk"),
     "UniterModel": ("trunk",),
 }
-# Of several models that could serve a head, the one made for it: fine-tuned matching, and alignment as pre-training taught it.
+# Of several models that could serve a head, the one made for it: fine-tuned matching, alignment as pre-training taught.
 FIRST = {"matching": "UniterForMatching", "trunk": "UniterForPreTraining"}
 Picture = str | os.PathLike | Image.Image
 

@@ -24,7 +24,7 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th, td { text-align: right; padding: 7px 10px; border-bottom: 1px solid var(--line); font-size: 15px; }
 th:first-child, td:first-child { text-align: left; width: 38%; } .map th:first-child { width: auto; } thead th { color: var(--soft); font-weight: 600; font-size: 13px; vertical-align: bottom; }
 tbody tr:last-child td { border-bottom: 0; } td.win { font-weight: 700; color: var(--green); }
-.tables { display: grid; gap: 28px; } 
+.tables { display: grid; gap: 28px; }
 .grid { display: grid; gap: 16px; grid-template-columns: repeat(auto-fill, minmax(235px, 1fr)); }
 figure { margin: 0; } figcaption { font-size: 14px; margin-top: 6px; color: var(--ink); overflow-wrap: anywhere; }
 .picture { position: relative; display: block; line-height: 0; border-radius: 8px; overflow: hidden; background: #e9ecf2; }
