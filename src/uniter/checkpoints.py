@@ -109,8 +109,8 @@ def import_weights(
     Args:
         path: as in `read_state`.
         config: the official JSON, or its content.
-        head: "pretraining", "answers", "grounding", "matching" or "trunk"; found out from the file if left out. A text-only
-            BERT file is an initialisation: say "pretraining" (or "trunk") and the image side is drawn.
+        head: "pretraining", "answers", "grounding", "matching" or "trunk"; found out from the file if left out. A
+            text-only BERT file is an initialisation: say "pretraining" (or "trunk") and the image side is drawn.
         missing: how many trunk tensors may be missing, the image side of a BERT file apart.
 
     Raises:
