@@ -84,8 +84,10 @@ def _train(kind: str, recipe: str, overrides: list[str] | None, out: Path, quiet
         raise ValueError(f"{recipe} is a recipe for `uniter {loaded.kind}`, not for `uniter {kind}`")
     result = run(loaded, out, progress=not quiet)
     best = "" if result.best is None else f", best {result.best:.2f} at step {result.best_step}"
-    state = "finished" if result.finished else "interrupted, run the same command again to go on"
-    print(f"{out}: {state} after {result.steps} steps{best}; model in {result.model}")
+    if not result.finished:
+        print(f"{out}: interrupted after {result.steps} steps; run the same command again to go on", file=sys.stderr)
+        raise typer.Exit(130)
+    print(f"{out}: finished after {result.steps} steps{best}; model in {result.model}")
 
 
 @app.command()

@@ -354,7 +354,9 @@ class UniterPreTrainedModel(PreTrainedModel):
 
 def _check_folder(folder: Path) -> None:
     """Refuse a local folder without a model before the shell looks for it elsewhere."""
-    if not folder.exists():  # a name on the hub
+    if not folder.exists():
+        if folder.is_absolute() or len(folder.parts) > 2:  # "owner/name" may be a name on the hub
+            raise ValueError(f"there is no folder {folder}: check the path")
         return
     config = folder / "config.json"
     if not config.is_file():

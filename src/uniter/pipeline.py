@@ -73,7 +73,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Hit:
-    """A picture that fits a text, and its score: higher is better, above 0 means "belongs together"."""
+    """A picture that fits a text, and its score: higher is better (above 0 of the shipped models: they belong together)."""
 
     picture: Path
     score: float
@@ -206,7 +206,9 @@ class Uniter:
         return found
 
     def match(self, picture: Picture | Regions, texts: Sequence[str]) -> list[float]:
-        """How well each text fits a picture: higher is better, above 0 means "belongs together"."""
+        """How well each text fits a picture: higher is better (above 0 of the shipped models: they belong together)."""
+        if not texts:
+            return []
         model, batch = self._batch("matching", texts, [self._seen(picture)] * len(texts))
         return self._run(model, batch).logits.float().tolist()
 

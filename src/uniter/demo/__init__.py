@@ -157,7 +157,7 @@ class _Clock:
 
     def __init__(self, path: Path):
         self.path = path
-        self.spent: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
+        self.spent: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
     def time(self, stage: str, work: Callable[[], Any]) -> Any:
         began = time.perf_counter()

@@ -191,9 +191,10 @@ def _validate(job: Job, state: Progress, folder: RunFolder) -> None:
         raise ValueError(f"the job monitors {job.monitor!r}, and its validation gives {', '.join(numbers)}")
     state.history.append({"step": state.step, **numbers})
     state.since_best += 1
-    if state.best is None or numbers[job.monitor] > state.best:
+    value = numbers[job.monitor]
+    if math.isfinite(value) and (state.best is None or value > state.best):
         write_folder(folder.best, job.save)
-        state.best, state.best_step, state.since_best = numbers[job.monitor], state.step, 0
+        state.best, state.best_step, state.since_best = value, state.step, 0
     folder.write_log({"step": state.step, "validation": numbers})
     folder.plot()
 
@@ -263,7 +264,7 @@ def _stop(folder: RunFolder, micros: list[MicroBatch], losses: list[float], norm
     few = ", ".join(map(str, indices[:8])) + (", ..." if len(indices) > 8 else "")
     raise FloatingPointError(
         f"the {what} is not finite at step {first.update}, stream {first.stream}, among examples {few} "
-        f"(all are in {path}); look at those examples, lower train.learning_rate, or lower train.clip"
+        f"(all are in {path}); look at those examples, lower train.learning_rate or train.clip in a new folder"
     )
 
 
