@@ -73,7 +73,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Hit:
-    """A picture that fits a text, and its score: higher is better (above 0 of the shipped models: they belong together)."""
+    """A picture that fits a text, and its score: higher is better; the shipped models mean a match above 0."""
 
     picture: Path
     score: float
