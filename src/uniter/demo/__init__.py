@@ -41,7 +41,7 @@ class Sizes:
     vqa: int = 300
     refcoco: int = 150
     retrieval: int = 150
-    measured: int = 100
+    measured: int = 50
     tokens: int = 1280
 
 
