@@ -33,15 +33,15 @@ class Sizes:
         tokens: budget of a batch in pre-training; fine-tuning has twice as much.
     """
 
-    train: int = 1000
-    val: int = 40
-    test: int = 120
-    novel: int = 120
-    pretraining: int = 2000
-    vqa: int = 300
-    refcoco: int = 150
-    retrieval: int = 150
-    measured: int = 50
+    train: int = 500
+    val: int = 30
+    test: int = 80
+    novel: int = 60
+    pretraining: int = 900
+    vqa: int = 80
+    refcoco: int = 120
+    retrieval: int = 50
+    measured: int = 40
     tokens: int = 1280
 
 
@@ -61,7 +61,7 @@ model: {{size: tiny}}
 vocabulary: scenes
 sources: [{source}train}}]
 validation: [{source}val}}]
-objectives: {{mlm: 6, itm: 2, mrfr: 1, mrckl: 1}}
+objectives: {{mlm: 8, itm: 1, mrfr: 0.5, mrckl: 0.5}}
 train: {{seed: {seed}, steps: {sizes.pretraining}, tokens: {sizes.tokens}, learning_rate: 1.5e-3, schedule: cosine, dropout: 0.0,
   precision: bfloat16, validate_every: {max(1, sizes.pretraining // 4)}, save_every: 250}}
 """,
