@@ -2,7 +2,8 @@
 
     python benchmarks/transfer.py --out runs/transfer --seeds 0 1 2
 
-Each seed is a demo (`uniter demo`) with its own pictures, weights and order.
+Each seed draws pictures of its own, finds their regions, and fine-tunes on every task twice, from scratch and from the
+pre-training that ships, with the same updates, rate and order. Every stage is resumed where it was stopped.
 """
 
 import argparse
@@ -13,10 +14,17 @@ from pathlib import Path
 
 import torch
 
-from uniter.demo import Sizes, run_demo
+from uniter.demo import Sizes, finetuning_recipe
 from uniter.demo.report import ROWS
+from uniter.pipeline import SHIPPED
+from uniter.regions.extract import extract
+from uniter.run import evaluate, run
+from uniter.scenes.write import make
+from uniter.tasks.base import write_json
 
-STARTS = ("scratch", "pretrained", "shipped")
+STARTS = {"scratch": "from scratch", "shipped": "pre-trained"}
+SPLITS = {"test": "held-out pictures", "novel": "new pairs"}
+SIZES = Sizes(train=1000, val=40, test=120, novel=120, vqa=2000, refcoco=300, retrieval=300, measured=100, tokens=1280)
 
 
 def main() -> None:
@@ -24,25 +32,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/transfer"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument(
-        "--sizes", type=json.loads, default={}, help='JSON of demo sizes to change, as {"pretraining": 4000}'
-    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    sizes = Sizes(**options.sizes)
-    found = []
-    for seed in options.seeds:
-        run_demo(options.out / f"seed-{seed}", seed, sizes=sizes)
-        found.append(json.loads((options.out / f"seed-{seed}" / "numbers.json").read_text()))
+    found = [one_seed(options.out / f"seed-{seed}", seed) for seed in options.seeds]
     table = "\n".join(rows(found))
-    asked = f" --sizes '{json.dumps(options.sizes)}'" if options.sizes else ""
     text = f"""# Pre-training against none, on drawn scenes
 
-`python benchmarks/transfer.py --seeds {" ".join(map(str, options.seeds))}{asked}`: mean over {len(found)} seeds ± standard deviation,
-percent. All columns have the same fine-tuning budget and settings ({sizes.vqa}, {sizes.refcoco} and {sizes.retrieval} updates of {2 * sizes.tokens} tokens). "Pre-trained
-here": {sizes.pretraining} updates on the seed's own {sizes.train} pictures. "Shipped pre-training": one pre-training for all seeds (20,000 updates on
-other pictures, `docs/results/shipped.md`); seeds differ in fine-tuning and pictures. Retrieval among {sizes.measured} pictures, chance {100 / sizes.measured:.1f}.
-"New pairs": every picture shows colours and shapes that never occur together in training.
+`python benchmarks/transfer.py --seeds {" ".join(map(str, options.seeds))}`: mean over {len(found)} seeds ± standard deviation, percent.
+A seed has its own {SIZES.train:,} training and {SIZES.test} + {SIZES.novel} held-out pictures, fresh weights and order. Both columns have the same fine-tuning: {SIZES.vqa:,} updates
+for questions, {SIZES.refcoco} for expressions, {SIZES.retrieval} for retrieval, {2 * SIZES.tokens:,} tokens each. "Pre-trained" starts from the one pre-training that ships
+(20,000 updates on other pictures, `docs/results/shipped.md`). Retrieval among {SIZES.measured} pictures, chance {100 / SIZES.measured:.1f}. "New pairs": every picture shows
+colours and shapes that never occur together in training.
 
 {table}
 
@@ -52,16 +52,41 @@ Machine: {platform.machine()}, {platform.system()}, {options.threads} threads, t
     print(table)
 
 
+def one_seed(out: Path, seed: int) -> dict:
+    """Numbers of a seed: task -> split -> start -> the task's numbers; kept in numbers.json."""
+    path = out / "numbers.json"
+    numbers = json.loads(path.read_text()) if path.is_file() else {}
+    pictures = {split: getattr(SIZES, split) for split in ("train", "val", *SPLITS)}
+    make(out / "world", pictures, seed=seed)
+    extract(out / "world" / "images", out / "regions")
+    models = [
+        (task, start, out / "runs" / f"{task}-{start}") for task in ("retrieval", "refcoco", "vqa") for start in STARTS
+    ]
+    for task, start, folder in [("zero-shot", "shipped", SHIPPED / "pretrained"), *models]:
+        if start in numbers.get(task, {}).get("test", {}):
+            continue
+        name = "retrieval" if task == "zero-shot" else task
+        if task != "zero-shot":
+            run(finetuning_recipe(out, SIZES, seed, task, start), folder)
+            folder = folder / "last"
+        among = [f"max_images={SIZES.measured}", "captions_per_image=1"] if name == "retrieval" else []
+        for split in SPLITS:
+            found = evaluate(name, out / "world", out / "regions", split, folder, among)
+            numbers.setdefault(task, {}).setdefault(split, {})[start] = found
+        write_json(path, numbers)
+    return numbers
+
+
 def rows(found: list[dict]) -> list[str]:
-    """The table's lines: a row a number, columns from scratch and pre-trained, held-out pictures and new pairs."""
-    kinds = ("from scratch", "pre-trained here", "shipped pre-training")
-    lines = [f"| | {' | '.join(kinds)} | new pairs: {' | new pairs: '.join(kinds)} |", "|---|" + "---:|" * 6]
+    """The table's lines: a row a number; for held-out pictures and for new pairs, from scratch and pre-trained."""
+    columns = [(split, start) for split in SPLITS for start in STARTS]
+    titles = [f"{SPLITS[split]}, {STARTS[start]}" for split, start in columns]
+    lines = [f"| | {' | '.join(titles)} |", "|---|" + "---:|" * len(columns)]
     for name, task, key in ROWS:
-        cells = []
-        for split in ("test", "novel"):
-            for start in STARTS:
-                values = [numbers[task][split][start][key] for numbers in found if start in numbers[task][split]]
-                cells.append(spread(values))
+        cells = [
+            spread([numbers[task][split][start][key] for numbers in found if start in numbers[task][split]])
+            for split, start in columns
+        ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 

@@ -64,8 +64,10 @@ class Training(Settings):
     weight_decay: Weight = Field(0.01, description="Weight decay per update, times the learning rate.")
     clip: float | None = Field(2.0, gt=0, description="Largest global norm of the gradient; null: not clipped.")
     dropout: Share | None = Field(None, description="Overrides the rate of every dropout layer; null: the model's own.")
-    precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="bfloat16: autocast; weights stay float32."
+    precision: Literal["float32", "bfloat16", "auto"] = Field(
+        "float32",
+        description="bfloat16: autocast; weights stay float32. auto: bfloat16 where the hardware has matrix units "
+        "for it (CUDA, CPUs with AMX), float32 elsewhere.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one.")
     threads: int | None = Field(None, ge=1, description="Threads of PyTorch on the CPU; null: PyTorch's choice.")

@@ -15,6 +15,7 @@ from uniter.processing_uniter import UniterProcessor, Vocabulary
 from uniter.recipe import FinetuneRecipe, ModelSettings, PretrainRecipe, Recipe, read_yaml, to_yaml
 from uniter.regions.store import Store
 from uniter.tasks.base import FineTuning, Task, load
+from uniter.tasks.retrieval import ids_beside
 from uniter.training.loop import Result, train
 
 M = TypeVar("M", bound=UniterPreTrainedModel)
@@ -181,8 +182,9 @@ def predict(
     Raises:
         ValueError: the file exists already, among others.
     """
-    if Path(out).exists():
-        raise ValueError(f"{out} exists already: remove it or write to another name")
+    for path in (Path(out), ids_beside(out)):  # retrieval writes both
+        if path.exists():
+            raise ValueError(f"{path} exists already: remove it or write to another name")
     prepared, examples = _task(task, data, regions, split, model, options)
     Path(out).parent.mkdir(parents=True, exist_ok=True)  # now, not after an hour's work
     found = prepared.predict(_model(prepared, model), examples, progress=progress)

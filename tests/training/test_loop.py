@@ -393,3 +393,14 @@ def test_published_batching_and_many_epochs_resume(tmp_path):
     run(job, tmp_path / "two", training)
     assert log(tmp_path / "one") == log(tmp_path / "two") and same_weights(job.model, reference.model)
     assert {line["examples"] for line in log(tmp_path / "one") if "loss" in line} == {8}
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path):
+    class Nosy(ToyJob):
+        def validate(self):
+            with pytest.raises(ValueError, match="another process trains in"):
+                run(ToyJob(), tmp_path / "run")
+            return super().validate()
+
+    assert run(Nosy(), tmp_path / "run").finished
+    assert run(ToyJob(), tmp_path / "run").finished  # the lock was given back

@@ -63,7 +63,7 @@ sources: [{source}train}}]
 validation: [{source}val}}]
 objectives: {{mlm: 8, itm: 1, mrfr: 0.5, mrckl: 0.5}}
 train: {{seed: {seed}, steps: {sizes.pretraining}, tokens: {sizes.tokens}, learning_rate: 1.5e-3, schedule: cosine, dropout: 0.0,
-  precision: bfloat16, validate_every: {max(1, sizes.pretraining // 4)}, save_every: 250}}
+  precision: auto, validate_every: {max(1, sizes.pretraining // 4)}, save_every: 250}}
 """,
         name="demo",
     )
@@ -88,7 +88,7 @@ data: {_quoted(out / "world")}
 regions: {_quoted(out / "regions")}
 options: {options}
 train: {{seed: {seed}, steps: {steps}, tokens: {2 * sizes.tokens}, learning_rate: {RATES[task]},
-  dropout: 0.0, precision: bfloat16, validate_every: {max(1, steps // 3)}, save_every: 250}}
+  dropout: 0.0, precision: auto, validate_every: {max(1, steps // 3)}, save_every: 250}}
 """,
         name="demo",
     )

@@ -319,7 +319,7 @@ class Retrieval(Task):
         path.parent.mkdir(parents=True, exist_ok=True)
         if examples is not None:
             ids = {"texts": [example.sentid for example in examples], "images": self._columns(examples)}
-            write_json(path.with_name(path.name + ".ids.json"), ids)
+            write_json(ids_beside(path), ids)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         save_file({"scores": np.ascontiguousarray(predictions, dtype=np.float32)}, temporary)
         temporary.replace(path)
@@ -332,6 +332,11 @@ class Retrieval(Task):
             return load_file(path)["scores"]
         except Exception as error:  # a foreign file raises nearly anything
             raise ValueError(f"{path}: no score matrix ({error}); write it with `uniter predict retrieval`") from None
+
+
+def ids_beside(path: str | Path) -> Path:
+    """The file that says which texts and images a score matrix is of."""
+    return Path(path).with_name(Path(path).name + ".ids.json")
 
 
 def blocks(lengths: Sequence[int], sizes: Sequence[int], tokens: int) -> Iterator[tuple[np.ndarray, int, int]]:

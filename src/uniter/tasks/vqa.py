@@ -238,12 +238,21 @@ class VQA(Task):
             )
 
     def target(self, examples: Sequence[Question]) -> Tensor:
-        """(examples, answers) soft scores."""
+        """(examples, answers) soft scores.
+
+        Raises:
+            ValueError: nobody answered a question.
+        """
         if self._numbered is not self.answers:
             self._numbered, self._numbers = self.answers, {answer: i for i, answer in enumerate(self.answers)}
         target = torch.zeros(len(examples), len(self._numbers))
         rows, columns, scores = [], [], []
         for row, example in enumerate(examples):
+            if not example.answers:
+                raise ValueError(
+                    f"{self.data}: nobody answered question {example.question_id}, so it teaches nothing; put the "
+                    "split's annotations into this folder"
+                )
             for answer, count in Counter(map(normalise, example.answers)).items():
                 if answer in self._numbers:
                     rows.append(row)

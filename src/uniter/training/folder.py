@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import yaml
+from filelock import FileLock, Timeout
 
 from ..recipe import read_yaml
 from .plots import draw_plots
@@ -30,8 +31,11 @@ class RunFolder:
         config: the settings of the run, as a mapping or as YAML.
         resume: whether a run that is there already may go on.
 
+    One process at a time may hold it, from here to `close`; the lock is the system's, so that of a killed one is gone.
+
     Raises:
-        ValueError: the folder holds something else, or a run with other settings; the message names the first.
+        ValueError: the folder holds something else, or a run with other settings; the message names the first. Or
+            another process trains in it.
     """
 
     def __init__(self, path: str | Path, config: Mapping[str, Any] | str, resume: bool = True) -> None:
@@ -41,8 +45,22 @@ class RunFolder:
         text = (
             config if isinstance(config, str) else yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
         )
-        self._claim(text, resume)
         self._file: Any = None
+        self._lock = FileLock(self.path / ".lock")
+        try:
+            if self._config.is_file():  # before anything in it is touched
+                self._take_lock()
+            self._claim(text, resume)
+            self._take_lock()
+        except ValueError:
+            self._lock.release(force=True)
+            raise
+
+    def _take_lock(self) -> None:
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise ValueError(f"another process trains in {self.path}: wait for it, or choose another folder") from None
 
     def _claim(self, text: str, resume: bool) -> None:
         if self._config.is_file():
@@ -85,7 +103,7 @@ class RunFolder:
 
     def cut_log(self, step: int) -> None:
         """Drop the log's lines after `step`: those updates will be done again."""
-        self.close()
+        self._close_log()
         if self._metrics.is_file():
             kept = [json.dumps(line) + "\n" for line in self.log() if line["step"] <= step]
             write_text(self._metrics, "".join(kept))
@@ -117,7 +135,11 @@ class RunFolder:
         return path
 
     def close(self) -> None:
-        """Close the log."""
+        """Close the log and let others have the folder."""
+        self._close_log()
+        self._lock.release(force=True)
+
+    def _close_log(self) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None

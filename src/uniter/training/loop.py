@@ -93,12 +93,18 @@ def train(
 
     Raises:
         ValueError: the folder holds something else or a run with other settings; an example exceeds the token budget;
-            the job's monitor is not among the numbers of its validation.
+            the job's monitor is not among the numbers of its validation; another process trains in the folder.
         FloatingPointError: the loss or the gradient is not finite; incident.json in the folder says where.
     """
-    folder = RunFolder(out, {"train": training.model_dump(mode="json")} if config is None else config, resume)
-    if folder.result:
-        return Result(**folder.result, folder=folder.path)
+    config = {"train": training.model_dump(mode="json")} if config is None else config
+    with closing(RunFolder(out, config, resume)) as folder:
+        if folder.result:
+            return Result(**folder.result, folder=folder.path)
+        return _train(job, training, folder, progress)
+
+
+def _train(job: Job, training: Training, folder: RunFolder, progress: bool) -> Result:
+    """Train in a folder that is ours."""
     folder.log_environment()
     device = _set_up(job.model, training)
     optimizer = build_optimizer(job.model, training)
@@ -107,7 +113,6 @@ def train(
     planned = plan(streams, job.mixture, training, state.step + 1)
     done = _is_done(state, training)
     with (
-        closing(folder),
         _interruptible() as interrupted,
         _prepared(job, planned, device) as prepared,
         _line(state, training, progress) as line,
@@ -150,7 +155,7 @@ def _update(
     extras: list[Mapping[str, Any]] = []
     for micro, batch in batches:
         torch.manual_seed(draws.number(training.seed, "dropout", micro.update, micro.micro))
-        with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bfloat16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=_rounds(training.precision, device)):
             loss, extra = job.loss(micro.stream, _to_device(batch, device))
         (loss / training.accumulate).backward()
         micros.append(micro)
@@ -226,6 +231,13 @@ def _set_up(model: nn.Module, training: Training) -> torch.device:
     device = torch.device("cuda" if has_cuda and training.device != "cpu" else "cpu")
     model.to(device)
     return device
+
+
+def _rounds(precision: str, device: torch.device) -> bool:
+    """Whether to compute in bfloat16; on a CPU without tiles for it, bfloat16 is slower than float32."""
+    if precision == "auto":
+        return torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_amx_tile_supported()
+    return precision == "bfloat16"
 
 
 def _clip(optimizer: torch.optim.Optimizer, clip: float | None) -> Tensor:
