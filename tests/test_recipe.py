@@ -16,6 +16,7 @@ from uniter.recipe import (
     parse_recipe,
     shipped_recipes,
     to_yaml,
+    with_parity,
 )
 
 FINETUNE = "kind: finetune\ntask: vqa\ndata: data/vqa\nregions: data/coco\n"
@@ -47,7 +48,7 @@ def test_an_unknown_key_names_itself_the_file_and_the_nearest():
     assert text == "mine.yaml: train.learnig_rate: unknown; did you mean learning_rate?"
     assert "did you mean train.learning_rate?" in message(FINETUNE + "learning_rate: 5e-5\n")
     assert "sources.0.captoins: unknown; did you mean captions?" in message(PRETRAIN.replace("captions:", "captoins:"))
-    assert "known here: kind, task" in message(FINETUNE + "zzz: 1")
+    assert "known here: kind, parity, task" in message(FINETUNE + "zzz: 1")
     assert "did you mean from?" in message(FINETUNE + "model: {form: x}")
 
 
@@ -59,7 +60,10 @@ def test_an_unknown_key_names_itself_the_file_and_the_nearest():
         ("train: {steps: true}", "train.steps: should be a valid integer, got True"),
         ("train: {learning_rate: '5e-5'}", "train.learning_rate: should be a valid number, got '5e-5'"),
         ("train: {learning_rate: -1}", "train.learning_rate: should be greater than 0, got -1"),
-        ("train: {optimizer: sgd}", "train.optimizer: should be 'adamw', 'adam' or 'adamax', got 'sgd'"),
+        (
+            "train: {optimizer: sgd}",
+            "train.optimizer: should be 'adamw', 'adamw-published', 'adam' or 'adamax', got 'sgd'",
+        ),
         ("train: 5", "train: should be a valid dictionary or instance of Training, got 5"),
         ("max_text: '60'", "max_text: should be a valid integer, got '60'"),
     ],
@@ -169,3 +173,16 @@ def test_importing_it_is_light():
     code = "import sys, uniter.recipe; print('torch' in sys.modules, 'numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+def test_parity_fills_in_what_is_left_out_and_nothing_else():
+    tune = parse_recipe(FINETUNE + "parity: official\ntrain: {accumulation: mean}\noptions: {b: 1}\n")
+    task = {"train": {"batching": "examples", "order": "files"}, "options": {"a": 0, "b": 0}}
+    done = with_parity(tune, task)
+    assert (done.train.accumulation, done.train.optimizer, done.train.decayed) == ("mean", "adamw-published", "names")
+    assert (done.train.batching, done.train.order, done.options) == ("examples", "files", {"a": 0, "b": 1})
+    assert with_parity(parse_recipe(FINETUNE), task).train.optimizer == "adamw"
+    pre = parse_recipe(PRETRAIN)
+    assert pre.objectives.itm_swap == "either" and with_parity(pre) is pre
+    assert with_parity(parse_recipe(PRETRAIN + "parity: official\n")).objectives.itm_swap == "image"
+    assert parse_recipe(to_yaml(done)) == done

@@ -6,7 +6,7 @@ A recipe file holds only what differs from the defaults below. An unknown name i
 import difflib
 import importlib.resources
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -39,11 +39,18 @@ class Training(Settings):
     max_examples: int | None = Field(
         None, ge=1, description="Most examples in a micro-batch; null: the budget alone decides."
     )
-    accumulate: int = Field(1, ge=1, description="Micro-batches per update; the loss is their mean.")
-    batching: Literal["filled", "published"] = Field(
+    accumulate: int = Field(1, ge=1, description="Micro-batches per update.")
+    accumulation: Literal["mean", "sum"] = Field(
+        "mean", description="What the micro-batches' losses come to in an update; sum: as published."
+    )
+    batching: Literal["filled", "published", "examples"] = Field(
         "filled",
         description="filled: batches fill the budget; published: the published sampler, which sizes batches by the "
-        "longest example of their window and so fills about 40% of it.",
+        "longest example of their window and so fills about 40% of it; examples: max_examples a batch, not sorted.",
+    )
+    order: Literal["shuffled", "files"] = Field(
+        "shuffled",
+        description="shuffled: anew each epoch; files: the files' own, every epoch (published for expressions).",
     )
     window: int = Field(8192, ge=1, description="Examples sorted by length together before batches are cut.")
     learning_rate: float = Field(5e-5, gt=0, description="Highest learning rate, reached at the end of the warm-up.")
@@ -54,14 +61,21 @@ class Training(Settings):
     schedule: Literal["linear", "constant", "cosine"] = Field(
         "linear", description="What follows the warm-up; linear: down to 0 at the last update, as published."
     )
-    optimizer: Literal["adamw", "adam", "adamax"] = Field(
-        "adamw", description="adamw: the published form; adam, adamax: PyTorch's, weight decay inside the gradient."
+    optimizer: Literal["adamw", "adamw-published", "adam", "adamax"] = Field(
+        "adamw",
+        description="adamw: PyTorch's; adamw-published: eps before the bias correction, decay after the step; adam, "
+        "adamax: PyTorch's, weight decay inside the gradient.",
     )
     betas: Annotated[tuple[Share, Share], Field(strict=False)] = Field(
         (0.9, 0.98), description="Decay of the first and of the second moment per update."
     )
     eps: float = Field(1e-6, gt=0, description="Added to the root of the second moment.")
     weight_decay: Weight = Field(0.01, description="Weight decay per update, times the learning rate.")
+    decayed: Literal["matrices", "names"] = Field(
+        "matrices",
+        description="matrices: neither biases nor LayerNorm gains are decayed; names: the published test of names, "
+        "which misses some gains.",
+    )
     clip: float | None = Field(2.0, gt=0, description="Largest global norm of the gradient; null: not clipped.")
     dropout: Share | None = Field(None, description="Overrides the rate of every dropout layer; null: the model's own.")
     precision: Literal["float32", "bfloat16", "auto"] = Field(
@@ -122,8 +136,9 @@ class Objectives(Settings):
     )
     mask_probability: Share = Field(0.15, description="Chance of a piece or a region to be masked.")
     itm_negative_probability: Share = Field(0.5, description="Chance of a pair to be made a mismatch.")
-    itm_swap: Literal["image", "either"] = Field(
-        "image", description="What a mismatch replaces; image: as published; either: image or text at even odds."
+    itm_swap: Literal["either", "image"] = Field(
+        "either",
+        description="What a mismatch replaces; either: image or text at even odds (paper); image: as published.",
     )
     transport_weight: Weight = Field(0.1, description="Weight of word-region alignment in matching; 0: off.")
     transport_include_special: bool = Field(
@@ -137,10 +152,30 @@ class Objectives(Settings):
         return self
 
 
+Parity = Annotated[
+    Literal["mended", "official"],
+    Field(
+        description="official: what the published code does, accidents included, wherever a setting is left out; "
+        "docs/differences.md lists it. mended: what it should do."
+    ),
+]
+# What `parity: official` puts for settings that are left out; a task adds its own (`Task.published`).
+OFFICIAL: dict[str, dict[str, Any]] = {
+    "train": {
+        "batching": "published",
+        "accumulation": "sum",
+        "optimizer": "adamw-published",
+        "decayed": "names",
+    },
+    "objectives": {"itm_swap": "image"},
+}
+
+
 class PretrainRecipe(Settings):
     """Pre-training on captioned pictures."""
 
     kind: Literal["pretrain"] = "pretrain"
+    parity: Parity = "mended"
     model: ModelSettings = Field(default_factory=ModelSettings, description="The model.")
     sources: list[Source] = Field(min_length=1, description="Captioned pictures to train on.")
     validation: list[Source] = Field(default_factory=list, description="Captioned pictures to validate on.")
@@ -154,6 +189,7 @@ class FinetuneRecipe(Settings):
     """Fine-tuning on one task."""
 
     kind: Literal["finetune"] = "finetune"
+    parity: Parity = "mended"
     task: str = Field(description="Task by name (vqa) or module path (mine.gqa).")
     model: ModelSettings = Field(default_factory=ModelSettings, description="The model.")
     data: FilePath = Field(description="Folder of the benchmark's own files.")
@@ -206,6 +242,27 @@ def parse_recipe(text: str, overrides: Iterable[str] = (), name: str = "recipe")
     except ValidationError as error:
         lines = [_explain(KINDS[kind], detail, name, overridden) for detail in error.errors()]
         raise ValueError("\n".join(lines)) from None
+
+
+def with_parity(recipe: Recipe, task: Mapping[str, Mapping[str, Any]] | None = None) -> Recipe:
+    """The recipe as it is trained: under `parity: official`, with the published behaviour for settings left out.
+
+    Args:
+        recipe: as it was read.
+        task: what the task adds: section (`train`, `options`) -> setting -> value.
+    """
+    if recipe.parity != "official":
+        return recipe
+    changed: dict[str, Any] = {}
+    for section in ("train", "objectives"):
+        settings = getattr(recipe, section, None)
+        if settings is not None:
+            official = {**OFFICIAL[section], **(task or {}).get(section, {})}
+            left_out = {key: value for key, value in official.items() if key not in settings.model_fields_set}
+            changed[section] = settings.model_copy(update=left_out)
+    if isinstance(recipe, FinetuneRecipe):
+        changed["options"] = {**(task or {}).get("options", {}), **recipe.options}
+    return recipe.model_copy(update=changed)
 
 
 def shipped_recipes() -> dict[str, str]:

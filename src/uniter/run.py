@@ -12,7 +12,7 @@ from uniter.modeling_uniter import UniterForPreTraining, UniterPreTrainedModel
 from uniter.pipeline import SHIPPED, check_detector, check_vocabulary
 from uniter.pretraining import Captioned, Pretraining, make_objectives
 from uniter.processing_uniter import UniterProcessor, Vocabulary
-from uniter.recipe import FinetuneRecipe, ModelSettings, PretrainRecipe, Recipe, read_yaml, to_yaml
+from uniter.recipe import FinetuneRecipe, ModelSettings, PretrainRecipe, Recipe, read_yaml, to_yaml, with_parity
 from uniter.regions.store import Store
 from uniter.tasks.base import FineTuning, Task, load
 from uniter.tasks.retrieval import ids_beside
@@ -33,6 +33,7 @@ def run(recipe: Recipe, out: str | Path, progress: bool = True, resume: bool = T
     Raises:
         ValueError: a file is missing or foreign, settings do not fit each other, or the folder holds something else.
     """
+    recipe = with_parity(recipe, load(recipe.task).published if isinstance(recipe, FinetuneRecipe) else None)
     job = pretraining_job(recipe) if isinstance(recipe, PretrainRecipe) else finetuning_job(recipe)
     return train(job, recipe.train, out, to_yaml(recipe), resume, progress)
 

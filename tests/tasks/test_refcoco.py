@@ -8,26 +8,19 @@ from hypothesis import strategies as st
 
 import fixtures
 from uniter.regions import Regions
-from uniter.tasks.refcoco import Expression, RefCOCO, overlaps, read_pickle
+from uniter.tasks.refcoco import Expression, RefCOCO, overlaps, published_overlaps, read_pickle
 
 
-def plain_overlap(box, other):
-    width = max(0, min(box[2], other[2]) - max(box[0], other[0]))
-    height = max(0, min(box[3], other[3]) - max(box[1], other[1]))
-    area = lambda b: (b[2] - b[0]) * (b[3] - b[1])
-    return width * height / (area(box) + area(other) - width * height)
-
-
-def test_overlap_counts_the_last_pixel():
+def test_published_overlap_counts_the_last_pixel():
     # Whole pixels: both forms agree. Right edge of the intersection min(10, 15) - 1 = 9, width 9 - 5 + 1 = 5, height 10.
-    assert overlaps(np.array([[0, 0, 10, 10]]), (5, 0, 15, 10))[0] == pytest.approx(50 / 150)
+    assert published_overlaps(np.array([[0, 0, 10, 10]]), (5, 0, 15, 10))[0] == pytest.approx(50 / 150)
     # One column shared: 9 < 9 fails, the boxes do not strictly overlap, and the plain form's 10 / 190 becomes 0.
-    assert plain_overlap((0, 0, 10, 10), (9, 0, 19, 10)) == pytest.approx(10 / 190)
-    assert overlaps(np.array([[0, 0, 10, 10]]), (9, 0, 19, 10))[0] == 0.0
+    assert overlaps(np.array([[0, 0, 10, 10]]), (9, 0, 19, 10))[0] == pytest.approx(10 / 190)
+    assert published_overlaps(np.array([[0, 0, 10, 10]]), (9, 0, 19, 10))[0] == 0.0
     # Two columns: 8 < 9, width 2.
-    assert overlaps(np.array([[0, 0, 10, 10]]), (8, 0, 18, 10))[0] == pytest.approx(20 / 180)
+    assert published_overlaps(np.array([[0, 0, 10, 10]]), (8, 0, 18, 10))[0] == pytest.approx(20 / 180)
     # A thin true box inside a region of its own shape: one pixel high, so the same box overlaps itself by nothing.
-    assert overlaps(np.array([[0, 0, 10, 1]]), (0, 0, 10, 1))[0] == 0.0
+    assert published_overlaps(np.array([[0, 0, 10, 1]]), (0, 0, 10, 1))[0] == 0.0
 
 
 boxes = st.tuples(*[st.integers(0, 30)] * 2, *[st.integers(2, 20)] * 2).map(
@@ -38,11 +31,18 @@ boxes = st.tuples(*[st.integers(0, 30)] * 2, *[st.integers(2, 20)] * 2).map(
 @given(st.lists(boxes, min_size=1, max_size=5), boxes)
 def test_overlap_against_counting_pixels(many, box):
     pixels = lambda b: {(x, y) for x in range(b[0], b[2]) for y in range(b[1], b[3])}
-    for found, other in zip(overlaps(np.array(many), box), many, strict=True):
+    rows = np.array(many)
+    for plain, published, other in zip(overlaps(rows, box), published_overlaps(rows, box), many, strict=True):
         both = pixels(box) & pixels(other)
         sides = [len({p[axis] for p in both}) for axis in (0, 1)]
-        expected = len(both) / len(pixels(box) | pixels(other)) if min(sides) > 1 else 0.0
-        assert found == pytest.approx(expected)
+        share = len(both) / len(pixels(box) | pixels(other))
+        assert plain == pytest.approx(share)
+        assert published == pytest.approx(share if min(sides) > 1 else 0.0)
+
+
+def test_an_unknown_overlap_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="option overlap of task refcoco is one of plain, published, got 'odd'"):
+        RefCOCO(tmp_path, overlap="odd")
 
 
 def with_boxes(*rows):

@@ -128,3 +128,16 @@ def test_evaluation_covers_everything_longest_first_and_goes_back_in_order():
 def test_speed_of_a_million_examples():
     lengths = np.array(random.Random(0).choices(range(15, 160), k=1_000_000))
     assert len(np.concatenate(training_batches(lengths, 10240))) == 1_000_000
+
+
+def test_batches_by_count_and_in_the_files_order():
+    lengths = np.array([3, 9, 2, 4, 8, 1, 5])
+    options = {"mode": "examples", "max_examples": 3}
+    plain = training_batches(lengths, 40, shuffled=False, **options)
+    assert [batch.tolist() for batch in plain] == [[0, 1, 2], [3, 4, 5], [6]]
+    mixed = training_batches(lengths, 40, **options)
+    assert sorted(len(batch) for batch in mixed) == [1, 3, 3] and sorted(np.concatenate(mixed)) == list(range(7))
+    with pytest.raises(ValueError, match="max_examples, how many"):
+        training_batches(lengths, 40, mode="examples")
+    with pytest.raises(ValueError, match=r"raise train\.tokens to 27"):
+        training_batches(lengths, 20, **options)

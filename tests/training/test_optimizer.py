@@ -5,7 +5,14 @@ import torch
 from torch import nn
 
 from uniter.recipe import Training
-from uniter.training.optimizer import AdamW, build_optimizer, is_decayed, is_head, learning_rate, parameter_groups
+from uniter.training.optimizer import (
+    PublishedAdamW,
+    build_optimizer,
+    is_decayed,
+    is_head,
+    learning_rate,
+    parameter_groups,
+)
 
 
 def test_one_step_by_hand():
@@ -13,7 +20,7 @@ def test_one_step_by_hand():
     p, g, lr, eps, decay = 2.0, 1e-5, 0.1, 1e-6, 0.01
     parameter = nn.Parameter(torch.tensor([p], dtype=torch.float64))
     parameter.grad = torch.tensor([g], dtype=torch.float64)
-    AdamW([parameter], lr=lr, weight_decay=decay).step()
+    PublishedAdamW([parameter], lr=lr, weight_decay=decay).step()
     moved = p - lr * math.sqrt(0.02) / 0.1 * (0.1 * g) / (math.sqrt(0.02) * g + eps)
     assert parameter.item() == pytest.approx(moved - lr * decay * moved, rel=1e-12)
     corrected_first = p - lr * g / (g + eps)  # eps after the bias correction, as in PyTorch: not the same
@@ -25,7 +32,7 @@ def test_many_steps_equal_a_loop_over_numbers():
     shapes = [(3, 2), (5,), ()]
     start = [torch.randn(shape, dtype=torch.float64) for shape in shapes]
     parameters = [nn.Parameter(t.clone()) for t in start]
-    optimizer = AdamW([{"params": parameters[:2]}, {"params": parameters[2:], "weight_decay": 0.0}], lr=0.01)
+    optimizer = PublishedAdamW([{"params": parameters[:2]}, {"params": parameters[2:], "weight_decay": 0.0}], lr=0.01)
     mine, first, second = [t.clone() for t in start], [0.0] * 3, [0.0] * 3
     for t in range(1, 6):
         for i, parameter in enumerate(parameters):
@@ -43,7 +50,7 @@ def test_many_steps_equal_a_loop_over_numbers():
 
 def test_parameters_without_a_gradient_are_left_alone_and_count_their_own_steps():
     used, late = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
-    optimizer = AdamW([used, late], lr=0.1)
+    optimizer = PublishedAdamW([used, late], lr=0.1)
     assert set(optimizer.state[late]) == {"step", "exp_avg", "exp_avg_sq"}  # there before its first use
     used.grad = torch.ones(2)
     optimizer.step()
@@ -53,7 +60,7 @@ def test_parameters_without_a_gradient_are_left_alone_and_count_their_own_steps(
     optimizer.step()
     alone = nn.Parameter(torch.ones(2))
     alone.grad = torch.ones(2)
-    AdamW([alone], lr=0.1).step()
+    PublishedAdamW([alone], lr=0.1).step()
     assert torch.equal(late, alone) and not torch.equal(used, used_before)
 
 
@@ -96,8 +103,8 @@ def model():
 
 
 def test_decayed_layer_norms_are_exactly_the_published_ones():
-    norms = [n for n, _ in model().named_parameters() if "ayer" in n or ".2." in n]
-    decayed = {n for n in norms if is_decayed(n) and "dense" not in n}
+    norms = [(n, p) for n, p in model().named_parameters() if "ayer" in n or ".2." in n]
+    decayed = {n for n, p in norms if is_decayed(n, p, "names") and "dense" not in n}
     assert decayed == {
         "uniter.img_embeddings.img_layer_norm.weight",
         "uniter.img_embeddings.pos_layer_norm.weight",
@@ -107,13 +114,20 @@ def test_decayed_layer_norms_are_exactly_the_published_ones():
         "vcr_output.2.weight",
         "re_output.2.weight",
     }
-    assert not is_decayed("attn1.in_proj_bias") and is_decayed("uniter.embeddings.word_embeddings.weight")
+    one = torch.ones(1)
+    assert not is_decayed("attn1.in_proj_bias", one, "names")
+    assert is_decayed("uniter.embeddings.word_embeddings.weight", one, "names")
+
+
+def test_matrices_alone_are_decayed_by_default():
+    assert Training().decayed == "matrices"
+    assert is_decayed("anything.bias", torch.ones(2, 2)) and not is_decayed("re_output.2.weight", torch.ones(2))
 
 
 def test_groups_head_first_with_the_factor_and_without_frozen_ones():
     built = model()
     built.get_parameter("uniter.embeddings.word_embeddings.weight").requires_grad_(False)
-    groups = parameter_groups(built, Training(head_learning_rate_factor=10.0))
+    groups = parameter_groups(built, Training(head_learning_rate_factor=10.0, decayed="names"))
     assert [(g["factor"], g["weight_decay"]) for g in groups] == [(10.0, 0.01), (10.0, 0.0), (1.0, 0.01), (1.0, 0.0)]
     assert sum(len(g["params"]) for g in groups) == 16
     assert is_head("vqa_output.2.weight") and not is_head("module.uniter.pooler.weight")
@@ -123,7 +137,7 @@ def test_groups_head_first_with_the_factor_and_without_frozen_ones():
         parameter_groups(built, Training())
 
 
-@pytest.mark.parametrize("name", ["adamw", "adam", "adamax"])
+@pytest.mark.parametrize("name", ["adamw", "adamw-published", "adam", "adamax"])
 def test_state_is_there_from_the_start_and_the_step_works(name):
     built = model()
     optimizer = build_optimizer(built, Training(optimizer=name))
@@ -135,12 +149,13 @@ def test_state_is_there_from_the_start_and_the_step_works(name):
     assert moved == [True] * 5 + [False] * 12
 
 
-def test_adam_equals_pytorch():
+@pytest.mark.parametrize(("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
+def test_adam_equals_pytorch(name, kind):
     one, two = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
     holder = nn.Module()
     holder.weight = one
-    mine = build_optimizer(holder, Training(optimizer="adam"))
-    theirs = torch.optim.Adam([two], lr=5e-5, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01)
+    mine = build_optimizer(holder, Training(optimizer=name, decayed="names"))
+    theirs = kind([two], fused=name == "adamw", lr=5e-5, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01)
     for _ in range(3):
         one.grad, two.grad = one.detach() * 2, two.detach() * 2
         mine.step()
@@ -178,8 +193,9 @@ def test_groups_of_our_own_models():
     built = UniterForAnswers(config)
     heads = {name for name, _ in built.named_parameters() if is_head(name)}
     assert heads and all(name.startswith("vqa_output") for name in heads)
-    norms = {f"{n}.weight" for n, module in built.named_modules() if isinstance(module, nn.LayerNorm)}
-    decayed = {name for name in norms if is_decayed(name)}
+    norms = {f"{n}.weight": m.weight for n, m in built.named_modules() if isinstance(m, nn.LayerNorm)}
+    assert not any(is_decayed(name, gain) for name, gain in norms.items())
+    decayed = {name for name, gain in norms.items() if is_decayed(name, gain, "names")}
     published = {"img_layer_norm", "pos_layer_norm"}
     assert {name.split(".")[-2] for name in decayed if name.startswith("uniter")} == published
     assert decayed - {n for n in decayed if n.startswith("uniter")} == {"vqa_output.2.weight"}

@@ -52,6 +52,8 @@ class Task:
     monitor: ClassVar[str]  # the number of `score` to keep the best model by
     options: ClassVar[Mapping[str, Any]] = {}  # the task's options and their values if left out
     defaults: ClassVar[Mapping[str, Any]] = {}  # published settings of fine-tuning, base size
+    # What `parity: official` puts into a recipe's `train` and `options` where they are left out.
+    published: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def __init__(
         self,

@@ -69,16 +69,29 @@ class RefCOCO(Task):
     the box of the highest region, with the true box beside it. Options:
 
         refs: file name of the references (`refs(unc).p`, `refs(umd).p`); the only one if left out.
+        overlap: "plain": intersection over union; "published": by the published code's rule, which takes the last pixel
+            for a part of the box.
     """
 
     name = "refcoco"
     model = UniterForGrounding
     monitor = "accuracy"
-    options = MappingProxyType({"refs": ""})
+    options = MappingProxyType({"refs": "", "overlap": "plain"})
+    published = MappingProxyType(
+        {"train": {"batching": "examples", "order": "files"}, "options": {"overlap": "published"}}
+    )
     # spec 4.4, train-refcoco-base-1gpu: 128 expressions an update
     defaults = MappingProxyType(
         {"learning_rate": 1e-4, "steps": 24_000, "warmup": 1500, "examples": 128, "clip": 2.0, "weight_decay": 0.01}
     )
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        if self.settings["overlap"] not in OVERLAPS:
+            raise ValueError(
+                f"option overlap of task {self.name} is one of {', '.join(OVERLAPS)}, got {self.settings['overlap']!r}"
+            )
+        self.overlaps = OVERLAPS[self.settings["overlap"]]
 
     def examples(self, split: str) -> list[Expression]:
         """The expressions of a split (train, val, testA, testB, test) in the file's order.
@@ -129,7 +142,7 @@ class RefCOCO(Task):
         """(examples,) the region meant, -1 where none covers the true box."""
         labels = []
         for example in examples:
-            overlap = overlaps(self.seen(example.image).boxes, example.box)
+            overlap = self.overlaps(self.seen(example.image).boxes, example.box)
             labels.append(int(overlap.argmax()) if overlap.max() >= 0.5 else -1)
         return torch.tensor(labels)
 
@@ -158,10 +171,10 @@ class RefCOCO(Task):
         right = []
         for example in examples:
             box = np.array([corners(by_id[example.sent_id], place)])
-            right.append(100.0 * float(overlaps(box, example.box)[0] > 0.5))
+            right.append(100.0 * float(self.overlaps(box, example.box)[0] > 0.5))
         found = with_interval("accuracy", right)
         if self.regions is not None:
-            within = [overlaps(self.seen(e.image).boxes, e.box).max() > 0.5 for e in examples]
+            within = [self.overlaps(self.seen(e.image).boxes, e.box).max() > 0.5 for e in examples]
             found["upper_bound"] = 100.0 * float(np.mean(within))
         return found
 
@@ -176,19 +189,33 @@ def _xywh(box: Sequence[float]) -> list[float]:
 
 
 def overlaps(boxes: np.ndarray, box: Sequence[float]) -> np.ndarray:
-    """(R,) intersection over union with one box by the published rule, in pixels.
+    """(R,) intersection over union with one box.
 
     Args:
-        boxes: (R, 4) x1 y1 x2 y2.
-        box: x1 y1 x2 y2.
-
-    The last pixel counts as inside: the intersection's right edge is x + w - 1 and its width right - left + 1, zero
-    unless the boxes strictly overlap; the union has no such +1.
+        boxes: (R, 4) pixels x1 y1 x2 y2.
+        box: pixels x1 y1 x2 y2.
     """
+    return _overlaps(boxes, box, last_pixel=0.0)
+
+
+def published_overlaps(boxes: np.ndarray, box: Sequence[float]) -> np.ndarray:
+    """`overlaps` by the published rule, which takes the last pixel for a part of the box.
+
+    The intersection's right edge is x + w - 1 and its width right - left + 1, zero unless the boxes strictly overlap;
+    the union has no such +1.
+    """
+    return _overlaps(boxes, box, last_pixel=1.0)
+
+
+def _overlaps(boxes: np.ndarray, box: Sequence[float], last_pixel: float) -> np.ndarray:
     boxes = np.asarray(boxes, dtype=np.float64)
     x1, y1, x2, y2 = box
     left, top = np.maximum(boxes[:, 0], x1), np.maximum(boxes[:, 1], y1)
-    right, bottom = np.minimum(boxes[:, 2] - 1, x2 - 1), np.minimum(boxes[:, 3] - 1, y2 - 1)
-    inside = np.where((left < right) & (top < bottom), (right - left + 1) * (bottom - top + 1), 0.0)
+    right, bottom = np.minimum(boxes[:, 2], x2) - last_pixel, np.minimum(boxes[:, 3], y2) - last_pixel
+    size = (right - left + last_pixel) * (bottom - top + last_pixel)
+    inside = np.where((left < right) & (top < bottom), size, 0.0)
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) + (x2 - x1) * (y2 - y1) - inside
     return inside / np.maximum(areas, 1e-9)
+
+
+OVERLAPS = {"plain": overlaps, "published": published_overlaps}

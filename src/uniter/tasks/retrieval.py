@@ -120,6 +120,7 @@ class Retrieval(Task):
         {"captions": "", "negatives": 1, "hard_negatives": 0, "candidates": 20, "margin": 0.2}
         | {"max_images": 0, "captions_per_image": 0, "published_recall": False}
     )
+    published = MappingProxyType({"train": {"batching": "examples"}, "options": {"published_recall": True}})
     # spec 4.4, train-itm-flickr-base-8gpu: 40 texts (x 3 pairs) x 4 x 8 GPUs an update
     defaults = MappingProxyType(
         {"learning_rate": 5e-5, "steps": 20_000, "warmup": 2000, "examples": 40, "accumulate": 32}

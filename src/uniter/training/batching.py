@@ -21,6 +21,7 @@ def training_batches(
     window: int = 8192,
     max_examples: int | None = None,
     mode: str = "filled",
+    shuffled: bool = True,
 ) -> list[np.ndarray]:
     """The batches of one epoch, in the order they are used; a pure function of its arguments.
 
@@ -28,7 +29,8 @@ def training_batches(
     examples as fit the budget; the batches are shuffled. In mode "filled" every example comes exactly once an epoch:
     what is left of a window joins the next; only the last of an epoch may be a small batch, and it is kept. Mode
     "published" is the published sampler: sizes are multiples of 8 set by the longest example of the window (its running
-    maximum is never reset), and what is left of a window is dropped.
+    maximum is never reset), and what is left of a window is dropped. Mode "examples" takes `max_examples` at a time, as
+    they come.
 
     Args:
         lengths: (examples,) tokens of each example.
@@ -38,7 +40,8 @@ def training_batches(
         epoch: from 0.
         window: examples sorted together.
         max_examples: most examples in a batch; None: no bound.
-        mode: "filled" or "published".
+        mode: "filled", "published" or "examples".
+        shuffled: False leaves the examples, and batches, in the files' order.
 
     Returns:
         int64 arrays of example indices.
@@ -49,9 +52,11 @@ def training_batches(
     lengths = np.asarray(lengths, dtype=np.int64)
     group = PUBLISHED_GROUP if mode == "published" else 1
     check_fits(lengths, tokens // group, tokens, group)
-    order = draws.permutation(seed, purpose, len(lengths), epoch)
-    cut = _published if mode == "published" else _filled
+    order = draws.permutation(seed, purpose, len(lengths), epoch) if shuffled else np.arange(len(lengths))
+    cut = {"filled": _filled, "published": _published, "examples": _by_count}[mode]
     batches = cut(order, lengths, tokens, window, max_examples or UNBOUNDED)
+    if not shuffled:
+        return batches
     return [batches[i] for i in draws.permutation(seed, purpose + "/batches", len(batches), epoch)]
 
 
@@ -120,6 +125,19 @@ def _filled(order: np.ndarray, lengths: np.ndarray, tokens: int, window: int, mo
             batches.append(bucket[at : at + size])
             at += size
         left = bucket[at:]
+    return batches
+
+
+def _by_count(order: np.ndarray, lengths: np.ndarray, tokens: int, window: int, most: int) -> list[np.ndarray]:
+    if most == UNBOUNDED:
+        raise ValueError("batching: examples needs train.max_examples, how many make a batch")
+    batches = [order[start : start + most] for start in range(0, len(order), most)]
+    for batch in batches:
+        if len(batch) * int(lengths[batch].max()) > tokens:
+            raise ValueError(
+                f"{len(batch)} examples of up to {int(lengths[batch].max())} tokens do not fit the budget of {tokens}; "
+                f"raise train.tokens to {most * int(lengths.max())} or lower train.max_examples"
+            )
     return batches
 
 

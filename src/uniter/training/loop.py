@@ -78,9 +78,9 @@ def train(
     """Train a job to the end, from where its folder says it stands.
 
     Nothing random depends on what was done before, so a resumed run equals an uninterrupted one to the bit.
-    The gradient of an update is the mean over its micro-batches (published behaviour: their sum; with Adam only
-    clipping and eps tell the difference), then clipped by its global norm. The first Ctrl-C or SIGTERM ends the run
-    after the update in progress, with a checkpoint; the second one ends it at once.
+    The gradient of an update is the mean over its micro-batches (`accumulation: sum`: their sum, as published; with
+    Adam only clipping and eps tell the difference), then clipped by its global norm. The first Ctrl-C or SIGTERM ends
+    the run after the update in progress, with a checkpoint; the second one ends it at once.
 
     Args:
         job: what to train; its model is trained in place.
@@ -157,7 +157,7 @@ def _update(
         torch.manual_seed(draws.number(training.seed, "dropout", micro.update, micro.micro))
         with torch.autocast(device.type, torch.bfloat16, enabled=_rounds(training.precision, device)):
             loss, extra = job.loss(micro.stream, _to_device(batch, device))
-        (loss / training.accumulate).backward()
+        (loss if training.accumulation == "sum" else loss / training.accumulate).backward()
         micros.append(micro)
         losses.append(loss.detach().float())
         extras.append(extra)

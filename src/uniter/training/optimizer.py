@@ -13,7 +13,7 @@ UNDECAYED = ("bias", "LayerNorm.bias", "LayerNorm.weight")  # the published name
 TRUNK = "uniter."
 
 
-class AdamW(torch.optim.Optimizer):
+class PublishedAdamW(torch.optim.Optimizer):
     """Adam with the decay after the step: the form UNITER was trained with (early Hugging Face).
 
     It differs from `torch.optim.AdamW` in two places: eps is added to the root of the second moment before the bias
@@ -90,12 +90,16 @@ def give_state(optimizer: torch.optim.Optimizer, moments: Iterable[str]) -> None
             optimizer.state[parameter] = state
 
 
-def is_decayed(name: str) -> bool:
-    """Whether a parameter is decayed, by the published test on its name.
+def is_decayed(name: str, parameter: Tensor, test: str = "matrices") -> bool:
+    """Whether a parameter is decayed.
 
-    The test is literal, so LayerNorm gains under other names (img_layer_norm, pos_layer_norm, in heads) ARE decayed.
+    Args:
+        name: of the parameter in its model.
+        parameter: the parameter.
+        test: "matrices": every matrix is, biases and gains are not. "names": the published test, which is literal, so
+            that LayerNorm gains under other names (img_layer_norm, pos_layer_norm, in heads) ARE decayed.
     """
-    return not any(part in name for part in UNDECAYED)
+    return parameter.ndim > 1 if test == "matrices" else not any(part in name for part in UNDECAYED)
 
 
 def is_head(name: str) -> bool:
@@ -112,7 +116,9 @@ def parameter_groups(model: nn.Module, training: Training) -> list[dict[str, Any
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     for head in (True, False):
         for decayed in (True, False):
-            members = [p for name, p in named if is_head(name) == head and is_decayed(name) == decayed]
+            members = [
+                p for name, p in named if is_head(name) == head and is_decayed(name, p, training.decayed) == decayed
+            ]
             if members:
                 decay = training.weight_decay if decayed else 0.0
                 factor = training.head_learning_rate_factor if head else 1.0
@@ -125,8 +131,12 @@ def parameter_groups(model: nn.Module, training: Training) -> list[dict[str, Any
 def build_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
     """The optimiser the settings name, over `parameter_groups`; adam and adamax put the decay into the gradient."""
     groups, lr = parameter_groups(model, training), training.learning_rate
+    if training.optimizer == "adamw-published":
+        return PublishedAdamW(groups, lr=lr, betas=training.betas, eps=training.eps)
     if training.optimizer == "adamw":
-        return AdamW(groups, lr=lr, betas=training.betas, eps=training.eps)
+        adamw = torch.optim.AdamW(groups, lr=lr, betas=training.betas, eps=training.eps, fused=True)
+        give_state(adamw, ("exp_avg", "exp_avg_sq"))
+        return adamw
     if training.optimizer == "adam":
         adam = torch.optim.Adam(groups, lr=lr, betas=training.betas, eps=training.eps)
         give_state(adam, ("exp_avg", "exp_avg_sq"))

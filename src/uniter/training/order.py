@@ -77,6 +77,7 @@ class Stream:
                     window=setting.window,
                     max_examples=setting.max_examples,
                     mode=setting.batching,
+                    shuffled=setting.order == "shuffled",
                 )
             except ValueError as error:
                 raise ValueError(f"stream {self.name}: {error}") from None
