@@ -112,6 +112,8 @@ def _read(path: Path) -> Renamed:
                 "where you trust it"
             ) from None
         reason = str(error).split("\n")[0].split(". ")[0]
+        if reason.startswith("Weights only"):  # goes on with how to run the file's code
+            reason = "its content is not that of a state dict"
         raise ValueError(f"{path}: not opened ({reason}); damaged or no checkpoint: get a clean copy") from None
     for wrapper in WRAPPERS:
         if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
@@ -160,14 +162,14 @@ def import_weights(
         ValueError: too many trunk tensors are missing or too many there (they are listed), a shape or a tied copy
             differs, another activation than GELU, no such head, or the file does not have it.
     """
-    path = checkpoint_file(path)
+    given, path = Path(path), checkpoint_file(path)
     config = _config_of(path) if config is None else config
     settings, named = _settings(config), "config" if isinstance(config, dict) else config
     for constant, value in CONSTANTS.items():
-        if (given := settings.pop(constant, value)) != value:
-            raise ValueError(f"{named}: {constant} is {given!r}, UNITER's is {value!r}: is this its config?")
+        if (found := settings.pop(constant, value)) != value:
+            raise ValueError(f"{named}: {constant} is {found!r}, UNITER's is {value!r}: is this its config?")
     read = _read(path)
-    state, notes = read.state, list(read.notes)
+    state, notes = read.state, [*read.notes, *([f"of the folder, {path} was read"] if path != given else [])]
     name = _head(state, head, path)
     kind = HEADS[name][1]
     for copy, source in COPIES.items():
@@ -432,6 +434,9 @@ def export_weights(model: UniterPreTrainedModel, path: str | Path, half: bool = 
     state = official_state(model)
     if half:
         state = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
+        state |= {
+            tied: state[source] for tied, source in TIED.items() if tied in state
+        }  # once in memory and in the file
     if path.suffix == ".safetensors":
         # This format refuses tensors that share memory, as tied ones do.
         save_file({key: value.clone() if key in TIED else value for key, value in state.items()}, temporary)

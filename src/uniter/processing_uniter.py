@@ -99,7 +99,8 @@ class Vocabulary:
     @cached_property
     def uncased(self) -> bool:
         """No capital letter is known, as in uncased BERT: texts are read in lower case and without accents."""
-        return not any(letter in self.numbers for letter in string.ascii_uppercase)
+        capitals = set(string.ascii_uppercase)
+        return not any(capitals.intersection(piece) for piece in self.pieces if not piece.startswith("["))
 
     @classmethod
     def find(cls, *places: str | Path | None) -> "Vocabulary":
