@@ -3,7 +3,7 @@ import logging
 import numpy as np
 import pytest
 
-from uniter.processing_uniter import Pair, UniterProcessor, Vocabulary
+from uniter.processing_uniter import SPECIAL_PIECES, Pair, UniterProcessor, Vocabulary
 from uniter.regions import Regions
 
 TEXTS = ["a red circle left of the blue star", "Two small cups!", "the house is not green"]
@@ -108,3 +108,12 @@ def test_a_file_that_is_no_vocabulary_is_an_error(tmp_path):
     (tmp_path / "vocab.txt").write_text("a\nb\n")
     with pytest.raises(ValueError, match=r"\[PAD\]"):
         UniterProcessor.from_pretrained(tmp_path)
+
+
+def test_an_uncased_vocabulary_reads_lower_case_without_accents():
+    words = ("cafe", "the", "##s")
+    uncased = UniterProcessor(Vocabulary((*SPECIAL_PIECES, *words)))
+    cased = UniterProcessor(Vocabulary((*SPECIAL_PIECES, *words, "The")))
+    assert uncased.vocabulary.uncased and not cased.vocabulary.uncased
+    assert uncased.words(uncased.pieces("The Cafés")) == ["the", "cafe", "##s"]
+    assert cased.words(cased.pieces("The Cafés")) == ["The", "[UNK]"]

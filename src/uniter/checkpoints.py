@@ -1,25 +1,27 @@
 """Weights of the published code and its relatives <-> ours. The door for foreign checkpoints.
 
-Read so far: official UNITER files of the pre-training model and of the VQA, SNLI-VE, retrieval-rank and
-referring-expression heads; the same with VILLA's `bert` prefix; BERT checkpoints as initialisation (old gamma and beta
-names too); any of them under `module.`, inside a wrapper, or in float16. Nothing is unpickled freely. The trunk's
-parameter names are the official ones, so most of the work is a matter of prefixes.
+Read: official UNITER files of every head in `HEADS`, VILLA's, MMF's, LightningDOT's image tower, and BERT's as an
+initialisation; in a wrapper, under `module.`, or in half precision. `uniter.layouts` knows the names. Nothing is
+unpickled freely. The trunk's parameter names are the official ones, so most of the work is a matter of prefixes.
 """
 
 import json
 import os
-import pickle
 import re
-from dataclasses import dataclass
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from uniter.configuration_uniter import UniterConfig
+from uniter import draws
+from uniter.configuration_uniter import UniterConfig, wrong_value
+from uniter.growth import PERSONS
+from uniter.layouts import Renamed, official_names
 from uniter.modeling_uniter import (
     UniterForAnswers,
     UniterForGrounding,
@@ -29,13 +31,14 @@ from uniter.modeling_uniter import (
     UniterPreTrainedModel,
 )
 
-WRAPPERS = ("model_state", "state_dict", "model", "model_state_dict")
+WRAPPERS = ("model_state", "state_dict", "model", "model_state_dict", "model_dict")
 # Tensors that official files hold twice: the copy, and what it is tied to.
 TIED = {
     "cls.predictions.decoder.weight": "uniter.embeddings.word_embeddings.weight",
     "feat_regress.weight": "uniter.img_embeddings.img_linear.weight",
 }
-# The first of these whose marker is among the keys is the file's head; "bert" files initialise a pre-training model.
+COPIES = {**TIED, "cls.predictions.decoder.bias": "cls.predictions.bias"}  # the last in newer BERT files
+# The first of these whose marker is among the keys is the file's head, the trunk last of all.
 HEADS: dict[str, tuple[str, type[UniterPreTrainedModel]]] = {
     "answers": ("vqa_output.3.weight", UniterForAnswers),
     "grounding": ("re_output.", UniterForGrounding),
@@ -43,8 +46,11 @@ HEADS: dict[str, tuple[str, type[UniterPreTrainedModel]]] = {
     "pretraining": ("cls.predictions.bias", UniterForPreTraining),
     "trunk": ("embeddings.word_embeddings.weight", UniterModel),
 }
-NOT_OURS = ("architectures", "model_type")
+NOT_OURS = {"architectures", "model_type", "dtype", "transformers_version"}
 NOT_YET = {"nlvr2_output.weight": "NLVR2", "vcr_output.3.weight": "VCR"}
+CONSTANTS = {"hidden_act": "gelu", "layer_norm_eps": 1e-12}  # GELU in its exact form; not settings of ours
+# Word tables of published models: rows -> whose vocabulary.
+VOCABULARIES = {28996: "bert-base-cased", 30522: "bert-base-uncased"}
 
 
 @dataclass(frozen=True)
@@ -54,133 +60,307 @@ class Imported:
     Args:
         model: with the file's weights.
         new: tensors of the model that the file does not have; they are drawn.
-        unused: tensors of the file that the model has no place for.
+        unused: the file's tensors that the model has no place for.
+        layout: whose layout the file has.
+        notes: what else a user should know, a sentence each.
     """
 
     model: UniterPreTrainedModel
     new: list[str]
     unused: list[str]
+    layout: str = "UNITER"
+    notes: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        """A few lines for people."""
+        lines = [f"{type(self.model).__name__} of a checkpoint in {self.layout}'s layout"]
+        lines += [f"new: {_few(self.new)}", f"unused: {_few(self.unused)}", *self.notes]
+        return "\n  ".join(lines)
+
+
+def _few(names: Sequence[str], most: int = 8) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return (", ".join(names[:most]) or "none") + more
+
+
+# ---------------------------------------------------------------- in
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint file by official names, in float32.
+    """The tensors of a checkpoint file by official names, as precise as they are stored.
 
-    Wrappers and `module.` are taken off, gamma and beta renamed, and a `bert` prefix (VILLA, BERT) becomes `uniter`.
+    Wrappers and `module.` are taken off, gamma and beta renamed; `uniter.layouts` knows whose names are which.
 
     Args:
         path: `.safetensors`, or what `torch.save` wrote; read with `weights_only=True`.
 
     Raises:
-        ValueError: no such file, damaged, more than tensors in it, or no tensors at all.
+        ValueError: no such file, damaged, more than tensors in it, no tensors at all, or numbers that are not finite.
     """
-    path = Path(path)
+    return _read(Path(path)).state
+
+
+def _read(path: Path) -> Renamed:
     if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+        raise ValueError(f"{path}: no such file" if not path.exists() else f"{path}: a folder, give a file")
     try:
-        found: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, SafetensorError, KeyError, ValueError) as error:
-        reason = str(error).split("\n")[0]
-        raise ValueError(
-            f"{path}: not opened ({reason}); damaged, or more than tensors, which could run code: get a clean copy"
-        ) from None
+        found: Any = load_file(path) if path.suffix == ".safetensors" else _load(path)
+    except Exception as error:  # damaged bytes are read as anything: no list of exceptions is complete
+        if running := re.search(r"GLOBAL (\S+)", str(error)):
+            raise ValueError(
+                f"{path}: holds more than tensors, {running[1]}, which could run code: save its state dict alone "
+                "where you trust it"
+            ) from None
+        reason = str(error).split("\n")[0].split(". ")[0]
+        if reason.startswith("Weights only"):  # goes on with how to run the file's code
+            reason = "its content is not that of a state dict"
+        raise ValueError(f"{path}: not opened ({reason}); damaged or no checkpoint: get a clean copy") from None
     for wrapper in WRAPPERS:
         if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
             found = found[wrapper]
     named = found.items() if isinstance(found, dict) else ()
-    tensors = {key: value for key, value in named if isinstance(value, Tensor)}
+    tensors = {str(key): value for key, value in named if isinstance(value, Tensor)}
     if not tensors:
         raise ValueError(f"{path}: holds no tensors by name; give a state dict as the published code saves it")
-    return {_official(key): value.float() if value.is_floating_point() else value for key, value in tensors.items()}
+    spoiled = [key for key, value in tensors.items() if not bool(torch.isfinite(value).all())]
+    if spoiled:
+        raise ValueError(
+            f"{path}: {len(spoiled)} tensors have numbers that are not finite: {_few(spoiled)}; its training has "
+            "failed or the file is damaged: take another checkpoint"
+        )
+    try:
+        return official_names(tensors)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
-def _official(key: str) -> str:
-    key = re.sub(r"^(module\.)+", "", key)
-    key = re.sub(r"\bgamma\b", "weight", re.sub(r"\bbeta\b", "bias", key))
-    return re.sub(r"^bert\.", "uniter.", key)
+def _load(path: Path) -> Any:
+    # Files of before PyTorch 1.6, the published ones among them, are no zip and cannot be mapped.
+    return torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
 
 
 def import_weights(
-    path: str | Path, config: str | Path | dict[str, Any], head: str | None = None, missing: int = 0
+    path: str | Path,
+    config: str | Path | dict[str, Any] | None = None,
+    head: str | None = None,
+    missing: int = 0,
+    seed: int = 0,
 ) -> Imported:
     """A model of ours from a foreign checkpoint.
 
     Sizes that the official config does not say (features, classes, types, answers) are read off the tensors.
 
     Args:
-        path: as in `read_state`.
-        config: the official JSON, or its content.
-        head: "pretraining", "answers", "grounding", "matching" or "trunk"; found out from the file if left out. A
-            text-only BERT file is an initialisation: say "pretraining" (or "trunk") and the image side is drawn.
+        path: a file as in `read_state`, a run directory of the published code or a folder of the Hugging Face hub.
+        config: the official JSON, or its content; a run directory and a hub's folder have one.
+        head: a name of `HEADS`; found out from the file if left out. A text-only BERT file is an initialisation: say
+            "pretraining" (or "trunk") and the image side is drawn.
         missing: how many trunk tensors may be missing, the image side of a BERT file apart.
+        seed: of what is drawn.
 
     Raises:
-        ValueError: too many trunk tensors are missing (they are listed), a shape or a tied copy differs, another
-            activation than GELU, or no such head.
+        ValueError: too many trunk tensors are missing or too many there (they are listed), a shape or a tied copy
+            differs, another activation than GELU, no such head, or the file does not have it.
     """
-    state = read_state(path)
-    kind = _head(state, head, path)
-    settings = _settings(config)
-    if (activation := settings.pop("hidden_act", "gelu")) != "gelu":
-        raise ValueError(f"{config}: hidden_act is {activation!r}, UNITER's is 'gelu' (exact): is this its config?")
-    for tied, source in TIED.items():
-        copy = state.pop(tied, None)
-        if copy is not None and source in state and not torch.equal(copy, state[source]):
-            raise ValueError(f"{path}: {tied} differs from {source}, which it is tied to: is this a UNITER file?")
+    given, path = Path(path), checkpoint_file(path)
+    config = _config_of(path) if config is None else config
+    settings, named = _settings(config), "config" if isinstance(config, dict) else config
+    for constant, value in CONSTANTS.items():
+        if (found := settings.pop(constant, value)) != value:
+            raise ValueError(f"{named}: {constant} is {found!r}, UNITER's is {value!r}: is this its config?")
+    read = _read(path)
+    state, notes = read.state, [*read.notes, *([f"of the folder, {path} was read"] if path != given else [])]
+    name = _head(state, head, path)
+    kind = HEADS[name][1]
+    for copy, source in COPIES.items():
+        twin = state.pop(copy, None)
+        if twin is not None and not torch.equal(twin, state.setdefault(source, twin)):
+            raise ValueError(f"{path}: {copy} differs from {source}, which it is tied to: is this a UNITER file?")
     shape: dict[str, Any] = {**settings, **_sizes(state)}
-    model = kind(UniterConfig(**shape))
-    if kind is UniterModel:
-        state = {key.removeprefix("uniter."): value for key, value in state.items()}
-    own = model.state_dict()
-    both = [key for key in own if key in state and state[key].shape != own[key].shape]
-    wrong = [f"{key}: {tuple(state[key].shape)} for {tuple(own[key].shape)}" for key in both]
+    if wrong := wrong_value(shape):
+        raise ValueError(f"{named}: {wrong}")
+    configuration = UniterConfig(**shape)
+    # On no device: only its names and shapes are asked for, and drawing numbers takes longer than reading them.
+    with torch.device("meta"):
+        model = kind(configuration)
+    prefix = "uniter." if kind is UniterModel else ""
+    own = {prefix + key: value.shape for key, value in model.state_dict().items()}
+    _check_fit(own, state, path, missing, by_choice=head is not None)
+    new = [key for key in own if key not in state]
+    if new or next(model.buffers(), None) is not None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(draws.number(seed, "weights"))
+            model = kind(configuration)
+    else:
+        model = model.to_empty(device="cpu")
+    # Copied into place one by one, which also widens half precision: a mapped file is never in memory as a whole.
+    model.load_state_dict({key.removeprefix(prefix): state[key] for key in own if key in state}, strict=False)
+    derived = model.after_loading({key.removeprefix(prefix) for key in new})
+    new = [key for key in new if key.removeprefix(prefix) not in derived]
+    if derived:
+        notes.append(f"{', '.join(sorted(derived))}: made of another head of the file")
+    if new:
+        side = ", the whole image side among it," if _text_only(state) else ""
+        notes.append(f"what is new{side} was drawn from seed {seed}")
+    unused = sorted([*read.left_out, *(key for key in state if key not in own)])
+    return Imported(model.eval(), sorted(new), unused, read.layout, notes)
+
+
+def _text_only(state: Mapping[str, Tensor]) -> bool:
+    return not any("img_embeddings" in key for key in state)
+
+
+def _check_fit(
+    own: Mapping[str, torch.Size], state: Mapping[str, Tensor], path: Path, missing: int, by_choice: bool
+) -> None:
+    """Hold the file's tensors against the model's: shapes, a trunk without gaps, no trunk tensor without a place."""
+    both = [key for key in own if key in state and state[key].shape != own[key]]
+    wrong = [f"{key}: {tuple(state[key].shape)} for {tuple(own[key])}" for key in both]
     if wrong:
         raise ValueError(
             f"{path}: {len(wrong)} tensors have another shape than the config says: {'; '.join(wrong[:4])}"
         )
-    new, unused = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    text_only = not any("img_embeddings" in key for key in state)
-    absent = [key for key in new if not (text_only and "img_" in key)]
-    trunk = [key for key in absent if kind is UniterModel or key.startswith("uniter.")]
-    if len(trunk) > missing or (text_only and head is None):
-        listed = ", ".join(trunk[:8] or [key for key in new if "img_" in key][:8])
+    over = [key for key in state if key.startswith("uniter.") and key not in own]
+    if over:
         raise ValueError(
-            f"{path}: {len(trunk) or len(new)} tensors of the trunk are not in it: {listed}"
+            f"{path}: {len(over)} tensors of its trunk have no place in the model that the config describes: "
+            f"{_few(over)}; is this its config (num_hidden_layers)?"
+        )
+    text_only = _text_only(state)
+    image_side = [key for key in own if text_only and "img_" in key]
+    gone = [key for key in own if key.startswith("uniter.") and key not in state and key not in image_side]
+    if len(gone) > missing or (text_only and not by_choice):
+        raise ValueError(
+            f"{path}: {len(gone) or len(image_side)} tensors of the trunk are not in it: {_few(gone or image_side)}"
             + ("; it is a text-only file: say --head pretraining to start from it" if text_only else "")
         )
-    model.load_state_dict({key: state[key] for key in own if key in state}, strict=False)
-    model.after_loading(set(new))
-    return Imported(model.eval(), new, unused)
 
 
-def _head(state: dict[str, Tensor], head: str | None, path: str | Path) -> type[UniterPreTrainedModel]:
-    if head is not None:
-        if head not in HEADS:
-            raise ValueError(f"no head {head!r}: choose one of {', '.join(HEADS)}")
-        return HEADS[head][1]
-    for marker, task in NOT_YET.items():
-        if marker in state:
+def _head(state: Mapping[str, Tensor], head: str | None, path: Path) -> str:
+    """The name of the head asked for, or of the first in the file."""
+    order = sorted(HEADS, key=lambda name: name == "trunk")  # which every file has
+    inside = [name for name in order if any(HEADS[name][0] in key for key in state)]
+    if head is not None and head not in HEADS:
+        raise ValueError(f"no head {head!r}: choose one of {', '.join(HEADS)}")
+    if head is None:
+        for marker, task in NOT_YET.items():
+            if marker in state and not any(known in marker for known, _ in HEADS.values()):
+                raise ValueError(
+                    f"{path}: a {task} model, whose head this version does not have; --head trunk takes its trunk"
+                )
+        if not inside:
             raise ValueError(
-                f"{path}: a {task} model, whose head this version does not have; --head trunk takes its trunk"
+                f"{path}: none of its {len(state)} tensors is one of UNITER's, the first is {next(iter(state), 'none')}"
             )
-    for marker, kind in HEADS.values():
-        if any(marker in key for key in state):
-            return kind
-    raise ValueError(f"{path}: none of its {len(state)} tensors is one of UNITER's, the first is {next(iter(state))}")
+        return inside[0]
+    if head == "trunk" or (head == "pretraining" and _text_only(state)):
+        return head
+    with torch.device("meta"):
+        parts = HEADS[head][1](UniterConfig.of_size("tiny", num_labels=2)).state_dict()
+    # Some of it is enough: a rank head is made of the matching head of pre-training.
+    if not any(key in state for key in parts if not key.startswith("uniter.")):
+        raise ValueError(
+            f"{path}: has no head for {head}, only {', '.join(inside)}; import that, and fine-tune from it"
+        )
+    return head
+
+
+# ---------------------------------------------------------------- vocabulary
+
+
+def pieces_for(words: int, pieces: Sequence[str], vocabulary: object, model: object) -> tuple[str, ...]:
+    """The word pieces of a word table, from a vocabulary file's.
+
+    They are the file's own; for VCR's larger table its words for people are appended.
+
+    Args:
+        words: rows of the word table.
+        pieces: of the file.
+        vocabulary: the file, for the message.
+        model: the checkpoint, for the message.
+
+    Raises:
+        ValueError: another number of pieces.
+    """
+    if words == len(pieces):
+        return tuple(pieces)
+    if words == len(pieces) + len(PERSONS) and len(pieces) in VOCABULARIES:
+        return (*pieces, *PERSONS)
+    raise ValueError(
+        f"{vocabulary} has {_whose(len(pieces))}, the word table of {model} {_whose(words)}: give the vocab.txt of "
+        f"{VOCABULARIES.get(words) or VOCABULARIES.get(words - len(PERSONS)) or 'the model'}"
+    )
+
+
+def _whose(pieces: int) -> str:
+    name = VOCABULARIES.get(pieces)
+    people = VOCABULARIES.get(pieces - len(PERSONS))
+    return f"{pieces} pieces" + (f" ({name})" if name else f" ({people} and the people of VCR)" if people else "")
+
+
+# ---------------------------------------------------------------- which file, which config
+
+
+def checkpoint_file(path: str | Path) -> Path:
+    """The file meant by a path: itself, the best or last checkpoint of an official run directory, a hub folder's.
+
+    Raises:
+        ValueError: nothing is there, or a folder without a checkpoint.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ValueError(f"{path}: no such file")
+    if not path.is_dir():
+        return path
+    found = [path / name for name in ("model.safetensors", "pytorch_model.bin") if (path / name).is_file()]
+    found = found or sorted((path / "ckpt").glob("model_*.pt"), key=_lateness, reverse=True)
+    if not found:
+        raise ValueError(
+            f"{path}: a folder without a checkpoint; give a file, a run directory (ckpt/model_*.pt, log/model.json) or "
+            "a folder with model.safetensors or pytorch_model.bin"
+        )
+    return found[0]
+
+
+def _lateness(path: Path) -> tuple[bool, int, bool]:
+    """`model_epoch_best.pt` first, then the highest number."""
+    number = re.search(r"_(\d+)", path.stem)
+    return path.stem.endswith("_best"), int(number[1]) if number else -1, path.stem.endswith("_final")
+
+
+def _config_of(path: Path) -> Path:
+    """The config that goes with a file by its place."""
+    places = [path.parent.parent / "log" / "model.json", path.parent / "config.json"]
+    for place in places:
+        if place.is_file():
+            return place
+    raise ValueError(f"{path}: no config for it (no {' and no '.join(map(str, places))}); give its JSON by --config")
 
 
 def _settings(config: str | Path | dict[str, Any]) -> dict[str, Any]:
     if isinstance(config, dict):
         return dict(config)
+    config = Path(config)
+    known = {*UniterConfig().to_dict(), *CONSTANTS} - NOT_OURS
+    settings = {key: value for key, value in _read_json(config).items() if key in known}
+    options = config.with_name("hps.json")
+    if config.name == "model.json" and options.is_file():  # the run's own dropout overrules the model's (published)
+        rate = _read_json(options).get("dropout")
+        if isinstance(rate, float | int):
+            settings |= {"hidden_dropout_prob": rate, "attention_probs_dropout_prob": rate}
+    return settings
+
+
+def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(Path(config).read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"{config}: no such file; give the model's config JSON") from None
+        raise ValueError(f"{path}: no such file; give the model's config JSON") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{config}: not JSON ({error})") from None
+        raise ValueError(f"{path}: not JSON ({error})") from None
     if not isinstance(found, dict):
-        raise ValueError(f"{config}: expected a JSON object of settings")
-    known = UniterConfig().to_dict().keys()
-    return {key: value for key, value in found.items() if (key in known or key == "hidden_act") and key not in NOT_OURS}
+        raise ValueError(f"{path}: expected a JSON object of settings")
+    return found
 
 
 def _sizes(state: dict[str, Tensor]) -> dict[str, int]:
@@ -235,8 +415,13 @@ def official_state(model: UniterPreTrainedModel) -> dict[str, Tensor]:
     return state
 
 
-def export_weights(model: UniterPreTrainedModel, path: str | Path) -> None:
+def export_weights(model: UniterPreTrainedModel, path: str | Path, half: bool = False) -> None:
     """Write a model in the official layout: a plain state dict by `torch.save`, or safetensors by the file's ending.
+
+    Args:
+        model: any head or the trunk.
+        path: `.safetensors`, or anything else for `torch.save`.
+        half: in float16, half the size; rounded to 3 digits.
 
     Raises:
         ValueError: the file exists already.
@@ -247,8 +432,14 @@ def export_weights(model: UniterPreTrainedModel, path: str | Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     state = official_state(model)
+    if half:
+        state = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
+        state |= {
+            tied: state[source] for tied, source in TIED.items() if tied in state
+        }  # once in memory and in the file
     if path.suffix == ".safetensors":
-        save_file({key: value.clone() for key, value in state.items()}, temporary)
+        # This format refuses tensors that share memory, as tied ones do.
+        save_file({key: value.clone() if key in TIED else value for key, value in state.items()}, temporary)
     else:
         torch.save(state, temporary)
     temporary.replace(path)

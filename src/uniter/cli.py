@@ -215,40 +215,64 @@ def search(
 
 @app.command("import-weights")
 def import_weights(
-    file: Annotated[Path, typer.Argument(help="Checkpoint of the published code (.pt), VILLA, BERT, or safetensors.")],
-    config: Annotated[Path, typer.Option("--config", help="Its config JSON.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="Checkpoint of the published code (a file or its run directory), VILLA, MMF, LightningDOT or BERT; "
+            "what torch.save wrote, or safetensors."
+        ),
+    ],
     out: Out,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="Its config JSON; found in a run directory if left out.")
+    ] = None,
     head: Annotated[
-        str | None, typer.Option("--head", help="pretraining, answers, grounding, matching or trunk.")
+        str | None,
+        typer.Option(
+            "--head",
+            help="pretraining, answers, pairs, choice, grounding, matching or trunk; the file's own if left out. "
+            "pretraining starts from a BERT file.",
+        ),
     ] = None,
     vocabulary: Annotated[
         Path | None, typer.Option("--vocabulary", help="vocab.txt to put beside the weights.")
     ] = None,
+    missing: Annotated[int, typer.Option(min=0, help="How many tensors of the trunk may be missing.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of what the file does not have.")] = 0,
 ) -> None:
     """Make a model folder of a foreign checkpoint."""
     from uniter.checkpoints import import_weights as read
+    from uniter.checkpoints import pieces_for
     from uniter.processing_uniter import UniterProcessor, Vocabulary
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists already: choose another --out")
-    found = read(file, config, head)
-    if vocabulary is not None:
-        UniterProcessor(Vocabulary.find(vocabulary)).save_pretrained(out)
+    if vocabulary is not None and not vocabulary.exists():
+        raise ValueError(f"there is no {vocabulary}: give a vocab.txt")
+    known = None if vocabulary is None else Vocabulary.find(vocabulary)
+    found = read(file, config, head, missing, seed)
+    words = found.model.config.vocab_size
+    if known is None:
+        beside = f"no vocabulary: name a vocab.txt of {words} pieces by --vocabulary, or put it into {out}"
+    else:
+        fitting = Vocabulary(pieces_for(words, known.pieces, vocabulary, file))
+        UniterProcessor(fitting).save_pretrained(out)
+        beside = f"vocabulary: {words} pieces" + (", read in lower case" if fitting.uncased else "")
     found.model.save_pretrained(out)
-    new, unused = ", ".join(found.new) or "none", ", ".join(found.unused) or "none"
-    print(f"{out}: {type(found.model).__name__}; new: {new}; unused: {unused}")
+    print(f"{out}: {found}\n  {beside}")
 
 
 @app.command("export-weights")
 def export_weights(
-    model: Annotated[Path, typer.Argument(help="Folder of a saved model.")],
+    model: Annotated[Path, typer.Argument(help="Folder of a saved model, with any head.")],
     out: Annotated[Path, typer.Option("--out", help="File to write: .pt or .safetensors.")],
+    half: Annotated[bool, typer.Option("--half", help="In float16: half the size, 3 digits.")] = False,
 ) -> None:
     """Write a model in the published code's layout."""
     from uniter.checkpoints import export_weights as write
     from uniter.checkpoints import load_saved
 
-    write(load_saved(model), out)
+    write(load_saved(model), out, half)
     print(out)
 
 

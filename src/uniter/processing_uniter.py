@@ -96,6 +96,12 @@ class Vocabulary:
         """The first piece that may replace a masked word at random: "!" in BERT's vocabularies (published)."""
         return self.numbers.get("!", max(self.numbers[piece] for piece in SPECIAL_PIECES) + 1)
 
+    @cached_property
+    def uncased(self) -> bool:
+        """No capital letter is known, as in uncased BERT: texts are read in lower case and without accents."""
+        capitals = set(string.ascii_uppercase)
+        return not any(capitals.intersection(piece) for piece in self.pieces if not piece.startswith("["))
+
     @classmethod
     def find(cls, *places: str | Path | None) -> "Vocabulary":
         """Read `vocab.txt` from the first place that has one: a file or folder given, $UNITER_VOCAB, the hub's cache.
@@ -145,9 +151,9 @@ def _cached_bert_vocabulary() -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _wordpiece(numbers: dict[str, int]) -> Tokenizer:
+def _wordpiece(numbers: dict[str, int], uncased: bool = False) -> Tokenizer:
     tokenizer = Tokenizer(WordPiece(numbers, unk_token="[UNK]", max_input_chars_per_word=100))
-    tokenizer.normalizer = BertNormalizer(lowercase=False, strip_accents=False)
+    tokenizer.normalizer = BertNormalizer(lowercase=uncased, strip_accents=uncased)
     tokenizer.pre_tokenizer = BertPreTokenizer()
     return tokenizer
 
@@ -163,7 +169,7 @@ class UniterProcessor:
     def __init__(self, vocabulary: Vocabulary, max_text: int = 60):
         self.vocabulary = vocabulary
         self.max_text = max_text
-        self._tokenizer = _wordpiece(vocabulary.numbers)
+        self._tokenizer = _wordpiece(vocabulary.numbers, vocabulary.uncased)
         self._said_truncated = False
 
     # ------------------------------------------------------------ text

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from uniter import draws
 from uniter.configuration_uniter import UniterConfig, wrong_value
+from uniter.growth import grow
 from uniter.modeling_uniter import UniterForPreTraining, UniterPreTrainedModel
 from uniter.pipeline import SHIPPED, check_detector, check_vocabulary
 from uniter.pretraining import Captioned, Pretraining, make_objectives
@@ -90,9 +91,11 @@ def make_model(
 ) -> M:
     """A model that starts from a folder's weights, or a fresh one of a named size; new parts are drawn from the seed.
 
+    Where more segment types or words are asked for than the folder's model has, it grows (`uniter.growth`).
+
     Raises:
         ValueError: the weights belong to another vocabulary or another detector, or a number of the configuration is
-            unknown.
+            unknown, or fewer types or words are asked for than there are.
     """
     import torch
 
@@ -113,7 +116,13 @@ def make_model(
             },
         )
         return kind(shape)
-    model = kind.from_pretrained(folder, **config, **settings.config)
+    asked = {**config, **settings.config}
+    types, words = asked.pop("type_vocab_size", None), asked.pop("vocab_size", None)
+    model = kind.from_pretrained(folder, **asked)
+    try:
+        grow(model, types, words, seed)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
     check_detector(model.config.detector, store.detector, folder, store.path)
     check_vocabulary(model, processor, folder)
     return model
