@@ -24,8 +24,10 @@ from uniter.growth import PERSONS
 from uniter.layouts import Renamed, official_names
 from uniter.modeling_uniter import (
     UniterForAnswers,
+    UniterForChoice,
     UniterForGrounding,
     UniterForMatching,
+    UniterForPairs,
     UniterForPreTraining,
     UniterModel,
     UniterPreTrainedModel,
@@ -42,12 +44,13 @@ COPIES = {**TIED, "cls.predictions.decoder.bias": "cls.predictions.bias"}  # the
 HEADS: dict[str, tuple[str, type[UniterPreTrainedModel]]] = {
     "answers": ("vqa_output.3.weight", UniterForAnswers),
     "grounding": ("re_output.", UniterForGrounding),
+    "pairs": ("nlvr2_output.weight", UniterForPairs),
+    "choice": ("vcr_output.3.weight", UniterForChoice),
     "matching": ("rank_output.weight", UniterForMatching),
     "pretraining": ("cls.predictions.bias", UniterForPreTraining),
     "trunk": ("embeddings.word_embeddings.weight", UniterModel),
 }
 NOT_OURS = {"architectures", "model_type", "dtype", "transformers_version"}
-NOT_YET = {"nlvr2_output.weight": "NLVR2", "vcr_output.3.weight": "VCR"}
 CONSTANTS = {"hidden_act": "gelu", "layer_norm_eps": 1e-12}  # GELU in its exact form; not settings of ours
 # Word tables of published models: rows -> whose vocabulary.
 VOCABULARIES = {28996: "bert-base-cased", 30522: "bert-base-uncased"}
@@ -243,11 +246,6 @@ def _head(state: Mapping[str, Tensor], head: str | None, path: Path) -> str:
     if head is not None and head not in HEADS:
         raise ValueError(f"no head {head!r}: choose one of {', '.join(HEADS)}")
     if head is None:
-        for marker, task in NOT_YET.items():
-            if marker in state and not any(known in marker for known, _ in HEADS.values()):
-                raise ValueError(
-                    f"{path}: a {task} model, whose head this version does not have; --head trunk takes its trunk"
-                )
         if not inside:
             raise ValueError(
                 f"{path}: none of its {len(state)} tensors is one of UNITER's, the first is {next(iter(state), 'none')}"
@@ -363,7 +361,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def _sizes(state: dict[str, Tensor]) -> dict[str, int]:
+def _sizes(state: dict[str, Tensor]) -> dict[str, Any]:
     """What the tensors themselves say about the model's shape."""
     places = {
         "vocab_size": ("embeddings.word_embeddings.weight", 0),
@@ -373,12 +371,15 @@ def _sizes(state: dict[str, Tensor]) -> dict[str, int]:
         "num_region_classes": ("region_classifier.net.3.weight", 0),
         "num_labels": ("vqa_output.3.weight", 0),
     }
-    found = {}
+    found: dict[str, Any] = {}
     for name, (ending, axis) in places.items():
         for key, value in state.items():
             if key.endswith(ending) and not key.startswith("cls."):
                 found[name] = value.shape[axis]
     found["grounding_layers"] = 2 if "re_output.3.weight" in state else 1
+    if (pairs := state.get("nlvr2_output.weight")) is not None:
+        triplet = pairs.shape[1] == state["uniter.pooler.dense.weight"].shape[0]
+        found["pair_form"] = "paired-attn" if "attn1.in_proj_weight" in state else "triplet" if triplet else "paired"
     return found
 
 

@@ -66,8 +66,8 @@ def test_two_pairs_an_example_are_measured_and_encoded_together(tmp_path):
 def test_pieces_are_cut_once(tmp_path, monkeypatch):
     task = fixtures.make_case("vqa", tmp_path).task()
     cut = []
-    pieces_of = task.processor.pieces_of
-    monkeypatch.setattr(task.processor, "pieces_of", lambda texts: cut.extend(texts) or pieces_of(texts))
+    tokens = task.processor.tokens
+    monkeypatch.setattr(task.processor, "tokens", lambda texts: cut.extend(texts) or tokens(texts))
     examples = task.examples("train")
     for _ in range(2):
         task.lengths(examples)
