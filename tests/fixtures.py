@@ -210,7 +210,43 @@ def refer(folder: Path, images: int = 6) -> Case:
     return Case("refcoco", folder, regions, ["instances.json", "refs(unc).p"], coco_name("train", 1))
 
 
-MAKERS: dict[str, Callable[[Path], Case]] = {"retrieval": karpathy, "vqa": vqa_v2, "refcoco": refer}
+def snli_ve(folder: Path, sentences: int = 12) -> Case:
+    """SNLI-VE: a JSON record a line in the file of each split, two sentences an image, and an undecided one."""
+    regions = {}
+    for split, first in (("train", 1000), ("dev", 2000)):
+        records = []
+        for k in range(sentences):
+            image = f"{first + k // 2}"
+            regions.setdefault(f"{image}.jpg", random_regions(first + k // 2, 3 + k // 2 % 5))
+            caption = f"{image}.jpg#{k % 2}"
+            label = ("entailment", "neutral", "contradiction")[k % 3]
+            records.append(
+                {
+                    "Flickr30K_ID": image,
+                    "annotator_labels": [label] * 4 + ["neutral"],
+                    "captionID": caption,
+                    "gold_label": label if k != 5 else "-",
+                    "pairID": f"{caption}r1{label[0]}",
+                    "sentence1": "A man is there.",
+                    "sentence1_binary_parse": "( ( A man ) ( is there ) )",
+                    "sentence1_parse": "(ROOT)",
+                    "sentence2": f"The {COLOURS[k % 8]} {'dog' if k % 2 else 'cat'} is {'small' if k % 3 else 'big'}.",
+                    "sentence2_binary_parse": "( )",
+                    "sentence2_parse": "(ROOT)",
+                }
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        (folder / f"snli_ve_{split}.jsonl").write_text(lines, encoding="utf-8")
+    return Case("snli_ve", folder, regions, ["snli_ve_train.jsonl"], "1000.jpg")
+
+
+MAKERS: dict[str, Callable[[Path], Case]] = {
+    "retrieval": karpathy,
+    "vqa": vqa_v2,
+    "refcoco": refer,
+    "snli_ve": snli_ve,
+}
 
 
 def make_case(name: str, folder: Path) -> Case:

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 SPECIAL_PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 TEXT_TYPE, REGION_TYPE = 0, 1
+Text = str | tuple[int, ...]  # a sentence, or its word pieces without CLS and SEP
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +36,12 @@ class Pair:
     """What the encoder is shown once: a text and the regions of an image.
 
     Args:
-        text: a sentence.
+        text: a sentence, or its word pieces without CLS and SEP.
         regions: the image's regions.
         region_type: segment type of the regions (NLVR2 tells left from right by it).
     """
 
-    text: str
+    text: Text
     regions: Regions
     region_type: int = REGION_TYPE
 
@@ -210,7 +211,8 @@ class UniterProcessor:
         Raises:
             ValueError: empty text, or class probabilities asked of regions that have none.
         """
-        return self.join(self.wrap(self.pieces(pair.text)), pair.regions, pair.region_type, with_class_probs)
+        ids = self.pieces(pair.text) if isinstance(pair.text, str) else pair.text
+        return self.join(self.wrap(ids), pair.regions, pair.region_type, with_class_probs)
 
     def join(
         self, input_ids: np.ndarray, regions: Regions, region_type: int = REGION_TYPE, with_class_probs: bool = False

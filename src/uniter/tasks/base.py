@@ -2,11 +2,12 @@
 
 import difflib
 import json
+import logging
 import math
 import os
 import pkgutil
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -19,10 +20,12 @@ from tqdm import tqdm
 
 from uniter import draws
 from uniter.modeling_uniter import UniterPreTrainedModel
-from uniter.processing_uniter import Encoded, Pair, UniterProcessor
+from uniter.processing_uniter import Encoded, Pair, Text, UniterProcessor, Vocabulary
 from uniter.regions import Regions
 from uniter.regions.store import Store
 from uniter.training.batching import evaluation_batches, in_order
+
+log = logging.getLogger(__name__)
 
 Batch = dict[str, Tensor]
 Precision = Literal["float32", "bfloat16"]
@@ -75,6 +78,7 @@ class Task:
         self.settings: dict[str, Any] = {**self.options, **options}
         self._pieces: dict[str, np.ndarray] = {}  # text -> CLS pieces SEP
         self._counts: dict[str, int] = {}  # image -> number of regions
+        self._positions: int | None = None  # pieces that the model has room for, CLS and SEP not counted
 
     # ------------------------------------------------------------ what a benchmark gives
 
@@ -82,7 +86,7 @@ class Task:
         """The examples of a split, in the files' order."""
         raise NotImplementedError
 
-    def shown(self, example: Any) -> list[tuple[str, str]]:
+    def shown(self, example: Any) -> list[tuple[Text, str]]:
         """What the encoder is shown for an example, by name: (text, image) of each pair."""
         return [(example.text, example.image)]
 
@@ -138,6 +142,38 @@ class Task:
 
     # ------------------------------------------------------------ what follows from it
 
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """The processor's word pieces."""
+        return None if self.processor is None else self.processor.vocabulary
+
+    def training_examples(self, split: str) -> list[Any]:
+        """The examples of a split to learn from.
+
+        Of those with ready-made word pieces the longer ones than `most_pieces` are left out (published), and it is
+        said; sentences are cut instead.
+        """
+        examples = self.examples(split)
+        assert self.processor is not None, "a task that trains needs a processor"
+        fits = lambda text: isinstance(text, str) or len(text) <= self.most_pieces
+        kept = [example for example in examples if all(fits(text) for text, _ in self.shown(example))]
+        if len(kept) < len(examples):
+            log.warning(
+                "%s, split %s: %d of %d examples have more than %d word pieces and are left out of training",
+                *(self.data, split, len(examples) - len(kept), len(examples), self.most_pieces),
+            )
+        return kept
+
+    @property
+    def most_pieces(self) -> int:
+        """Longest ready-made text to train on, CLS and SEP not counted: the processor's `max_text`."""
+        assert self.processor is not None, "a task that trains needs a processor"
+        return self.processor.max_text
+
+    def fit_into(self, model: UniterPreTrainedModel) -> None:
+        """Cut ready-made texts to what the model has positions for."""
+        self._positions = model.config.max_position_embeddings - 2
+
     def encode(self, examples: Sequence[Any]) -> list[Encoded]:
         """All pairs of these examples as arrays."""
         return self.encode_pairs([pair for example in examples for pair in self.pairs(example)])
@@ -149,13 +185,17 @@ class Task:
         texts = self.pieces([pair.text for pair in pairs])
         return [join(ids, pair.regions, pair.region_type) for ids, pair in zip(texts, pairs, strict=True)]
 
-    def pieces(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """CLS pieces SEP of each text, int64; a text is cut into pieces once in the task's life, new ones in bulk."""
+    def pieces(self, texts: Sequence[Text]) -> list[np.ndarray]:
+        """CLS pieces SEP of each text, int64; a sentence is cut into pieces once in the task's life, new ones in bulk.
+
+        Ready-made pieces stay as they are, up to the model's positions.
+        """
         assert self.processor is not None, "a task that encodes needs a processor"
-        new = list({text for text in texts if text not in self._pieces})
+        new = list({text for text in texts if isinstance(text, str) and text not in self._pieces})
         if new:
             self._pieces.update(zip(new, map(self.processor.wrap, self.processor.pieces_of(new)), strict=True))
-        return [self._pieces[text] for text in texts]
+        wrap, most = self.processor.wrap, self._positions
+        return [self._pieces[text] if isinstance(text, str) else wrap(text[:most]) for text in texts]
 
     def batch(self, examples: Sequence[Any], labels: bool = True) -> Batch:
         """These examples as tensors, with `labels` from `target`."""
@@ -201,6 +241,7 @@ class Task:
         if not len(examples):
             return []
         self.adopt(model)
+        self.fit_into(model)
         lengths = self.lengths(examples)
         batches = evaluation_batches(lengths, max(tokens, int(lengths.max(initial=1))))
         results = []
@@ -321,7 +362,8 @@ class FineTuning:
         self.task, self.model, self.monitor = task, model, task.monitor
         self.tokens, self.precision = tokens, precision
         self.mixture = {task.name: 1.0}
-        self.examples = [example for split in train_split.split("+") for example in task.examples(split)]
+        task.fit_into(model)
+        self.examples = [example for split in train_split.split("+") for example in task.training_examples(split)]
         if not self.examples:
             raise ValueError(f"{task.data}: split {train_split!r} of {task.name} has no examples")
         self.validation = task.examples(validation_split) if validation_split else []
@@ -423,7 +465,7 @@ def read_json(path: Path, kind: type) -> Any:
     return found
 
 
-def field(record: Any, key: str, place: Path | str, kind: type = object) -> Any:
+def field(record: Any, key: str, place: Path | str, kind: type | tuple[type, ...] = object) -> Any:
     """`record[key]`, a `kind`, or an error that names the place, the key and the record.
 
     Raises:
@@ -494,3 +536,28 @@ def images_by_id(names: Names, subset: str = "") -> dict[int, str]:
         if number is not None and (number not in found or (subset and subset in name and subset not in found[number])):
             found[number] = name
     return found
+
+
+def name_finder(stored: Names | None) -> Callable[..., str]:
+    """What finds a stored image by its file name, or by that behind its folder, or by the number at its end.
+
+    Args:
+        stored: what knows the images there are; None: file names are taken as they are.
+
+    Returns:
+        A function of the file name and, if there is one, the folder; a name that nothing fits comes back as it is.
+    """
+    if stored is None:
+        return lambda filename, folder="": filename
+    by_id: dict[int, str] | None = None
+
+    def name_of(filename: str, folder: str = "") -> str:
+        nonlocal by_id
+        for name in (filename, f"{folder}/{filename}"):
+            if name in stored:
+                return name
+        by_id = images_by_id(stored) if by_id is None else by_id
+        number = trailing_number(filename)
+        return filename if number is None else by_id.get(number, filename)
+
+    return name_of
