@@ -258,3 +258,36 @@ def make_case(name: str, folder: Path) -> Case:
     assert name in MAKERS, f"task {name!r} has no fixture: add a maker for it to MAKERS in tests/fixtures.py"
     folder.mkdir(parents=True, exist_ok=True)
     return MAKERS[name](folder)
+
+
+# ---------------------------------------------------------------- text databases
+
+META = {"UNK": 1, "CLS": 2, "SEP": 3, "MASK": 4, "v_range": [5, 91]}
+
+
+def write_text_database(folder: Path, records: Mapping[str, dict[str, Any]], **files: Any) -> Path:
+    """A text database in the published layout; other JSON files beside it by name, without .json.
+
+    Args:
+        folder: to make.
+        records: id -> record; `img_fname` also goes into txt2img.json and img2txts.json.
+        files: content of JSON files; None leaves one out.
+    """
+    import lmdb
+    import lz4.frame
+    import msgpack
+
+    folder.mkdir(parents=True)
+    with lmdb.open(str(folder), map_size=1 << 20, lock=False) as environment, environment.begin(write=True) as put:
+        for name, record in records.items():
+            put.put(name.encode(), lz4.frame.compress(msgpack.packb(record, use_bin_type=True)))
+    txt2img = {name: record["img_fname"] for name, record in records.items() if "img_fname" in record}
+    img2txts: dict[str, list[str]] = {}
+    for name, image in txt2img.items():
+        img2txts.setdefault(str(image), []).append(name)
+    lengths = {name: len(record.get("input_ids", ())) for name, record in records.items()}
+    usual = {"id2len": lengths, "txt2img": txt2img, "img2txts": img2txts, "meta": META}
+    for name, content in {**usual, **files}.items():
+        if content is not None:
+            write(folder / f"{name}.json", content)
+    return folder

@@ -541,6 +541,9 @@ def images_by_id(names: Names, subset: str = "") -> dict[int, str]:
 def name_finder(stored: Names | None) -> Callable[..., str]:
     """What finds a stored image by its file name, or by that behind its folder, or by the number at its end.
 
+    By number only if what stands before it is the same but for capitals, or one of both is a bare number: image 42 of
+    COCO is none of Visual Genome.
+
     Args:
         stored: what knows the images there are; None: file names are taken as they are.
 
@@ -549,15 +552,28 @@ def name_finder(stored: Names | None) -> Callable[..., str]:
     """
     if stored is None:
         return lambda filename, folder="": filename
-    by_id: dict[int, str] | None = None
+    found: dict[tuple[str | None, int], str] = {}  # what stands before the number (None: whatever), the number
 
     def name_of(filename: str, folder: str = "") -> str:
-        nonlocal by_id
         for name in (filename, f"{folder}/{filename}"):
             if name in stored:
                 return name
-        by_id = images_by_id(stored) if by_id is None else by_id
-        number = trailing_number(filename)
-        return filename if number is None else by_id.get(number, filename)
+        if not found:
+            for name in stored:
+                if (numbered := _before_and_number(name)) is not None:
+                    found.setdefault(numbered, name)
+                    found.setdefault((None, numbered[1]), name)
+        asked = _before_and_number(filename)
+        if asked is None:
+            return filename
+        before, number = asked
+        keys = [(before, number), ("", number), *([] if before else [(None, number)])]
+        return next((found[key] for key in keys if key in found), filename)
 
     return name_of
+
+
+def _before_and_number(name: str) -> tuple[str, int] | None:
+    """COCO_val2014_000000000042.jpg -> ("coco_val2014_", 42)."""
+    number = trailing_number(name)
+    return None if number is None else (Path(name).stem.lower().rstrip("0123456789"), number)

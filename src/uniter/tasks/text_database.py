@@ -21,7 +21,7 @@ SPECIAL = {"CLS": "[CLS]", "SEP": "[SEP]", "MASK": "[MASK]"}  # name in meta.jso
 NAMED = re.compile(r"(.+)_([^_]+)\.db")  # <name>_<split>.db
 AGAIN = "copy or make the whole database folder again"
 
-_open: dict[tuple[int, Path], Any] = {}  # (process, folder) -> environment: LMDB allows one a process, and no fork
+_open: dict[Path, Any] = {}  # folder -> environment: LMDB allows one a process
 _opening = threading.Lock()
 
 
@@ -220,11 +220,24 @@ def _environment(path: Path) -> Any:
     Raises:
         ValueError: `data.mdb` is damaged or cut short.
     """
-    key = (os.getpid(), path.resolve())
+    folder = path.resolve()
     with _opening:
-        if key not in _open:
-            _open[key] = _open_environment(path)
-        return _open[key]
+        if folder not in _open:
+            _open[folder] = _open_environment(path)
+        return _open[folder]
+
+
+def _forget_environments() -> None:
+    """In a process that was forked: close what was inherited, so that it is opened anew when it is asked for."""
+    global _opening
+    for environment in _open.values():
+        environment.close()
+    _open.clear()
+    _opening = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_environments)
 
 
 def _open_environment(path: Path) -> Any:
