@@ -14,11 +14,11 @@ import torch
 import fixtures
 from test_golden import GOLDEN
 from test_golden import load as golden_model
-from uniter.objectives import MaskedWords, Masking, Matching, RegionClassesKL, RegionFeatures
-from uniter.pretraining import Captioned, Pretraining
+from uniter.pretraining import Captioned
 from uniter.processing_uniter import UniterProcessor, Vocabulary
-from uniter.recipe import Training
+from uniter.recipe import Training, parse_recipe
 from uniter.regions import Regions
+from uniter.run import pretraining_job
 from uniter.tasks import text_database
 from uniter.tasks.base import FineTuning, load
 from uniter.tasks.text_database import TextDatabase, open_split
@@ -258,6 +258,11 @@ def test_captions_of_pretraining_are_left_out_in_training_and_read_when_asked_fo
     whole = Captioned.read(path, store, "train", fixtures.processor(), training=False)
     assert [len(whole.texts[i]) for i in range(4)] == [5, 62, 63, 202]
     assert whole.lengths().tolist() == [n + 2 + len(whole.store[f"{n % 3}.jpg"]) for n in (3, 60, 61, 200)]
+    fixtures.write_text_database(
+        tmp_path / "pretrain_coco_restval.db", {"9": {"input_ids": [10], "img_fname": "2.jpg"}}
+    )
+    both = Captioned.read(tmp_path, store, "train+restval", fixtures.processor())
+    assert [len(both.texts[i]) for i in range(3)] == [5, 62, 3] and both.images == ["0.jpg", "2.jpg"]
     one_line("no text database of split 'val'", lambda: Captioned.read(path, store, "val", fixtures.processor()))
     one_line("no text database pretrain_", lambda: Captioned.read(store, store, "val", fixtures.processor()))
 
@@ -567,17 +572,23 @@ def test_two_steps_and_a_measure_straight_from_the_golden_databases(which, tmp_p
 def test_two_steps_of_pretraining_straight_from_the_golden_databases(tmp_path):
     path = GOLDEN / "db" / "txt" / "itm_coco_train.db"
     store = fixtures.write_store(tmp_path / "store", golden_regions(path))
-    processor = UniterProcessor(vocabulary_of(path), max_text=20)
-    source = Captioned.read(path, store, "train", processor)
-    validation = Captioned.read(path, store, "train", processor, training=False)
-    assert (len(source.texts), len(validation.texts), len(source.images)) == (36, 37, 14)
-    masking = Masking(processor.vocabulary)
-    objectives = {MaskedWords(masking): 1, Matching(): 1, RegionFeatures(masking): 1, RegionClassesKL(masking): 1}
-    torch.manual_seed(0)
-    from uniter.modeling_uniter import UniterForPreTraining
-
-    model = UniterForPreTraining(golden_config(path, max_position_embeddings=24))  # `too_long` has 27: it is cut
-    job = Pretraining(model, processor, [source], [validation], objectives)
-    training = Training(steps=2, tokens=1024, device="cpu", validate_every=2, save_every=2, window=64)
-    result = train(job, training, tmp_path / "run", progress=False)
+    UniterProcessor(vocabulary_of(path)).save_pretrained(tmp_path / "vocabulary")
+    source = {"captions": str(path), "regions": str(store), "split": "train"}
+    values = {
+        "kind": "pretrain",
+        "model": {"size": "tiny", "config": {"max_position_embeddings": 24}},  # `too_long` has 27: it is cut
+        "sources": [source],
+        "validation": [source],
+        "max_text": 20,
+        "vocabulary": str(tmp_path / "vocabulary"),
+        "train": {"steps": 2, "tokens": 1024, "device": "cpu", "validate_every": 2, "save_every": 2, "window": 64},
+    }
+    recipe = parse_recipe(json.dumps(values))
+    job = pretraining_job(recipe)
+    (seen,), (measured,) = job.sources, job.validation
+    assert (len(seen.texts), len(measured.texts), len(seen.images)) == (36, 37, 14)
+    longest = int(np.argmax(measured.lengths()))
+    batch = job.prepare("mlm/0", np.arange(36), 0)
+    assert batch["input_ids"].shape[1] <= 22 and len(measured.texts[longest]) == 27
+    result = train(job, recipe.train, tmp_path / "run", progress=False)
     assert result.finished and np.isfinite(result.history[-1]["mlm_loss"]) and result.best is not None
