@@ -211,7 +211,7 @@ class UniterProcessor:
         Raises:
             ValueError: empty text, or class probabilities asked of regions that have none.
         """
-        ids = self.pieces(pair.text) if isinstance(pair.text, str) else pair.text
+        ids = pair.text if isinstance(pair.text, tuple) else self.pieces(pair.text)
         return self.join(self.wrap(ids), pair.regions, pair.region_type, with_class_probs)
 
     def join(

@@ -57,7 +57,8 @@ class TextDatabase:
         self.vocabulary = vocabulary
         if vocabulary is not None:
             self._check(vocabulary)
-        _environment(self.path)
+        self._folder = self.path.resolve()
+        _environment(self._folder)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -81,7 +82,7 @@ class TextDatabase:
         Raises:
             ValueError: there is none, or it is damaged.
         """
-        with _environment(self.path).begin() as transaction:
+        with _environment(self._folder).begin() as transaction:
             value = transaction.get(name.encode())
         if value is None:
             raise ValueError(f"{self.path}: data.mdb has no record {name!r}, which its JSON files name; {AGAIN}")
@@ -214,16 +215,15 @@ def open_split(
     raise ValueError(f"{folder}: no text database of split {split!r}; it has {known}")
 
 
-def _environment(path: Path) -> Any:
-    """The LMDB environment of a folder, one a process.
+def _environment(folder: Path) -> Any:
+    """The LMDB environment of a resolved folder, one a process.
 
     Raises:
         ValueError: `data.mdb` is damaged or cut short.
     """
-    folder = path.resolve()
     with _opening:
         if folder not in _open:
-            _open[folder] = _open_environment(path)
+            _open[folder] = _open_environment(folder)
         return _open[folder]
 
 
