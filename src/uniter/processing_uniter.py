@@ -214,13 +214,16 @@ class UniterProcessor:
         """`pieces` of many texts at once."""
         return [self._cut([ids], text)[0] for ids, text in zip(self._split(texts), texts, strict=True)]
 
-    def tokens(self, texts: Sequence[Text], sep_type: SepType = "following") -> list[Tokens]:
+    def tokens(
+        self, texts: Sequence[Text], sep_type: SepType = "following", max_text: int | None = None
+    ) -> list[Tokens]:
         """CLS s1 SEP s2 SEP ... of each text, and the types; strings of all texts are cut into pieces in bulk.
 
         Args:
             texts: of one segment (a string or pieces) or of several; CLS has the type of the first one.
             sep_type: a SEP between two segments has the type of the one it opens ("following": VCR fine-tuning) or of
                 the one it closes ("preceding": VCR second-stage pre-training); the last SEP that of the last segment.
+            max_text: longest text in pieces, CLS and SEPs not counted; the processor's if left out.
 
         Raises:
             ValueError: a segment holds no word, or a piece that the vocabulary does not have.
@@ -230,7 +233,7 @@ class UniterProcessor:
         split = [_segments(text) for text in texts]
         ids = iter(self._split([segment.text for segments in split for segment in segments]))
         return [
-            self._joined(self._cut([next(ids) for _ in segments], text), segments, sep_type == "following")
+            self._joined(self._cut([next(ids) for _ in segments], text, max_text), segments, sep_type == "following")
             for text, segments in zip(texts, split, strict=True)
         ]
 
@@ -266,11 +269,12 @@ class UniterProcessor:
             )
         return [int(piece) for piece in pieces]
 
-    def _cut(self, parts: Sequence[list[int]], text: Text) -> list[list[int]]:
+    def _cut(self, parts: Sequence[list[int]], text: Text, max_text: int | None = None) -> list[list[int]]:
         """The parts of one text, cut to `max_text` together: the longest first."""
+        most = self.max_text if max_text is None else max_text
         lengths = [len(part) for part in parts]
-        keep = [min(length, self.max_text) for length in lengths]
-        while sum(keep) > max(self.max_text, len(keep)):
+        keep = [min(length, most) for length in lengths]
+        while sum(keep) > max(most, len(keep)):
             longest = max(range(len(keep)), key=lambda i: (keep[i], i))
             keep[longest] -= 1
         if keep != lengths and not self._said_truncated:
@@ -392,6 +396,12 @@ def _segments(text: Text) -> tuple[Segment, ...]:
     if isinstance(text, tuple) and text and all(isinstance(part, Segment) for part in text):
         return text  # pyrefly: ignore[bad-return]
     return (Segment(text),)  # pyrefly: ignore[bad-argument-type]  # whatever else it is, `_checked` refuses it
+
+
+def ready_made(text: Text) -> int | None:
+    """How many pieces a text of ready-made pieces has, CLS and SEPs not counted; None where a sentence is in it."""
+    parts = [segment.text for segment in _segments(text)]
+    return None if any(isinstance(part, str) for part in parts) else sum(map(len, parts))
 
 
 def _pad(rows: Sequence[np.ndarray], dtype, value=0) -> Tensor:

@@ -2,11 +2,12 @@
 
 import difflib
 import json
+import logging
 import math
 import os
 import pkgutil
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -19,10 +20,20 @@ from tqdm import tqdm
 
 from uniter import draws
 from uniter.modeling_uniter import UniterPreTrainedModel
-from uniter.processing_uniter import Encoded, Pair, Text, Tokens, UniterProcessor
+from uniter.processing_uniter import (
+    Encoded,
+    Pair,
+    Text,
+    Tokens,
+    UniterProcessor,
+    Vocabulary,
+    ready_made,
+)
 from uniter.regions import Regions
 from uniter.regions.store import Store
-from uniter.training.batching import evaluation_batches, in_order
+from uniter.training.batching import UNBOUNDED, evaluation_batches, in_order
+
+log = logging.getLogger(__name__)
 
 Batch = dict[str, Tensor]
 Precision = Literal["float32", "bfloat16"]
@@ -77,6 +88,7 @@ class Task:
         self.settings: dict[str, Any] = {**self.options, **options}
         self._tokens: dict[Text, Tokens] = {}
         self._counts: dict[str, int] = {}  # image -> number of regions
+        self._positions: int | None = None  # pieces that the model has room for, CLS and SEP not counted
 
     # ------------------------------------------------------------ what a benchmark gives
 
@@ -140,6 +152,40 @@ class Task:
 
     # ------------------------------------------------------------ what follows from it
 
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """The processor's word pieces."""
+        return None if self.processor is None else self.processor.vocabulary
+
+    def training_examples(self, split: str) -> list[Any]:
+        """The examples of a split to learn from.
+
+        Of those with ready-made word pieces the longer ones than `most_pieces` are left out (published), and it is
+        said; sentences are cut instead.
+        """
+        examples = self.examples(split)
+        assert self.processor is not None, "a task that trains needs a processor"
+        fits = lambda text: (ready_made(text) or 0) <= self.most_pieces
+        kept = [example for example in examples if all(fits(text) for text, _ in self.shown(example))]
+        if len(kept) < len(examples):
+            log.warning(
+                "%s, split %s: %d of %d examples have more than %d word pieces and are left out of training",
+                *(self.data, split, len(examples) - len(kept), len(examples), self.most_pieces),
+            )
+        return kept
+
+    @property
+    def most_pieces(self) -> int:
+        """Longest ready-made text to train on, CLS and SEP not counted: the processor's `max_text`."""
+        assert self.processor is not None, "a task that trains needs a processor"
+        return self.processor.max_text
+
+    def fit_into(self, model: UniterPreTrainedModel) -> None:
+        """Cut ready-made texts to what the model has positions for."""
+        positions = model.config.max_position_embeddings - 2
+        if positions != self._positions:
+            self._positions, self._tokens = positions, {}
+
     def encode(self, examples: Sequence[Any]) -> list[Encoded]:
         """All pairs of these examples as arrays."""
         return self.encode_pairs([pair for example in examples for pair in self.pairs(example)])
@@ -155,11 +201,16 @@ class Task:
         ]
 
     def tokens(self, texts: Sequence[Text]) -> list[Tokens]:
-        """Each text as tokens; a text is cut into pieces once in the task's life, new ones in bulk."""
+        """Each text as tokens; a text is cut into pieces once in the task's life, new ones in bulk.
+
+        Sentences are cut to the processor's `max_text`, ready-made pieces only to the model's positions.
+        """
         assert self.processor is not None, "a task that encodes needs a processor"
         new = list({text for text in texts if text not in self._tokens})
-        if new:
-            self._tokens.update(zip(new, self.processor.tokens(new), strict=True))
+        for ready, most in ((False, None), (True, self._positions or UNBOUNDED)):
+            some = [text for text in new if (ready_made(text) is not None) == ready]
+            if some:
+                self._tokens.update(zip(some, self.processor.tokens(some, max_text=most), strict=True))
         return [self._tokens[text] for text in texts]
 
     def pieces(self, texts: Sequence[Text]) -> list[np.ndarray]:
@@ -210,6 +261,7 @@ class Task:
         if not len(examples):
             return []
         self.adopt(model)
+        self.fit_into(model)
         lengths = self.lengths(examples)
         batches = evaluation_batches(lengths, max(tokens, int(lengths.max(initial=1))))
         results = []
@@ -330,7 +382,8 @@ class FineTuning:
         self.task, self.model, self.monitor = task, model, task.monitor
         self.tokens, self.precision = tokens, precision
         self.mixture = {task.name: 1.0}
-        self.examples = [example for split in train_split.split("+") for example in task.examples(split)]
+        task.fit_into(model)
+        self.examples = [example for split in train_split.split("+") for example in task.training_examples(split)]
         if not self.examples:
             raise ValueError(f"{task.data}: split {train_split!r} of {task.name} has no examples")
         self.validation = task.examples(validation_split) if validation_split else []
@@ -432,7 +485,7 @@ def read_json(path: Path, kind: type) -> Any:
     return found
 
 
-def field(record: Any, key: str, place: Path | str, kind: type = object) -> Any:
+def field(record: Any, key: str, place: Path | str, kind: type | tuple[type, ...] = object) -> Any:
     """`record[key]`, a `kind`, or an error that names the place, the key and the record.
 
     Raises:
@@ -503,3 +556,44 @@ def images_by_id(names: Names, subset: str = "") -> dict[int, str]:
         if number is not None and (number not in found or (subset and subset in name and subset not in found[number])):
             found[number] = name
     return found
+
+
+def name_finder(stored: Names | None) -> Callable[..., str]:
+    """What finds a stored image by its file name, or by that behind its folder, or by the number at its end.
+
+    By number only if what stands before it is the same but for capitals, or one of both is a bare number: image 42 of
+    COCO is none of Visual Genome.
+
+    Args:
+        stored: what knows the images there are; None: file names are taken as they are.
+
+    Returns:
+        A function of the file name and, if there is one, the folder; a name that nothing fits comes back as it is.
+    """
+    if stored is None:
+        return lambda filename, folder="": filename
+    found: dict[tuple[str | None, int], str] = {}  # what stands before the number (None: whatever), the number
+
+    def name_of(filename: str, folder: str = "") -> str:
+        for name in (filename, f"{folder}/{filename}"):
+            if name in stored:
+                return name
+        if not found:
+            for name in stored:
+                if (numbered := _before_and_number(name)) is not None:
+                    found.setdefault(numbered, name)
+                    found.setdefault((None, numbered[1]), name)
+        asked = _before_and_number(filename)
+        if asked is None:
+            return filename
+        before, number = asked
+        keys = [(before, number), ("", number), *([] if before else [(None, number)])]
+        return next((found[key] for key in keys if key in found), filename)
+
+    return name_of
+
+
+def _before_and_number(name: str) -> tuple[str, int] | None:
+    """COCO_val2014_000000000042.jpg -> ("coco_val2014_", 42)."""
+    number = trailing_number(name)
+    return None if number is None else (Path(name).stem.lower().rstrip("0123456789"), number)
