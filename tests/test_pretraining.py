@@ -51,13 +51,21 @@ def test_a_stream_for_each_objective_and_source(world, job):
         assert job.lengths("mlm/0")[index] == len(source.texts[index]) + regions
 
 
-def test_sources_share_by_captions_times_weight(world):
+def test_sources_share_by_captions_or_by_weight(world):
     two = recipe_of(world)
     one = two.sources[0]
-    two.sources.append(type(one)(captions=one.captions, regions=one.regions, split="val", weight=4.0))
-    mixture = pretraining_job(two).mixture  # 40 captions once, 20 captions four times
-    assert mixture["mlm/0"] == pytest.approx(1 / 3) and mixture["mlm/1"] == pytest.approx(2 / 3)
-    assert sum(mixture.values()) == pytest.approx(5)
+    two.sources.append(one.model_copy(update={"split": "val", "name": "val"}))
+    mixture = pretraining_job(two).mixture  # 40 captions and 20
+    assert mixture["mlm/0"] == pytest.approx(2 / 3) and mixture["mlm/val"] == pytest.approx(1 / 3)
+    two.sources = [source.model_copy(update={"weight": weight}) for source, weight in zip(two.sources, (3.0, 1.0))]
+    job = pretraining_job(two)
+    assert job.mixture["mlm/0"] == pytest.approx(3 / 4) and job.mixture["mlm/val"] == pytest.approx(1 / 4)
+    assert sum(job.mixture.values()) == pytest.approx(5) and len(job.lengths("itm/val")) == 20
+    two.sources[0].name = "val"
+    with pytest.raises(ValueError, match="two sources have one name"):
+        pretraining_job(two)
+    with pytest.raises(ValueError, match="give every source one, or none"):
+        two.sources = [two.sources[0], one]
 
 
 def test_a_source_that_weighs_nothing_is_refused(world):

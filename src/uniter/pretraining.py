@@ -176,7 +176,7 @@ def make_objectives(settings, vocabulary: Vocabulary) -> dict[Objective, float]:
 
 
 class Pretraining:
-    """The job: one stream for each objective and source, named "objective/source number".
+    """The job: one stream for each objective and source, named "objective/source".
 
     Args:
         model: trunk and pre-training heads.
@@ -185,8 +185,9 @@ class Pretraining:
         validation: captions to validate on; nothing is validated without.
         objectives: and their shares.
         seed: of masks, labels and swaps.
-        weights: multiplies each source's share of the mixture, which goes by its number of captions; 1 if left out.
+        weights: each source's part of the mixture; left out, its number of captions.
         validation_pairs: how many pairs of each validation source are looked at.
+        names: of the sources, for streams and logs; left out, their numbers.
     """
 
     monitor = "score"
@@ -201,6 +202,7 @@ class Pretraining:
         seed: int = 0,
         weights: Sequence[float] | None = None,
         validation_pairs: int = 1000,
+        names: Sequence[str] | None = None,
     ):
         if not sources:
             raise ValueError(
@@ -211,14 +213,16 @@ class Pretraining:
         self.model, self.processor, self.seed = model, processor, seed
         self.sources, self.validation, self.validation_pairs = list(sources), list(validation), validation_pairs
         self.objectives = {objective.name: objective for objective in objectives}
-        weights = weights or [1.0] * len(self.sources)
-        pairs = sum(len(source.texts) * weight for source, weight in zip(self.sources, weights, strict=True))
-        if not pairs:
+        self.named = dict(zip(names or map(str, range(len(self.sources))), self.sources))
+        if len(self.named) < len(self.sources):
+            raise ValueError(f"two sources have one name among {', '.join(names or ())}: give each its own `name`")
+        weights = weights or [len(source.texts) for source in self.sources]
+        if not sum(weights):
             raise ValueError("every source has weight 0: give at least one under `sources` a weight")
         self.mixture = {
-            f"{objective.name}/{number}": share * len(source.texts) * weights[number] / pairs
+            f"{objective.name}/{name}": share * weight / sum(weights)
             for objective, share in objectives.items()
-            for number, source in enumerate(self.sources)
+            for name, weight in zip(self.named, weights, strict=True)
         }
 
     def lengths(self, stream: str) -> np.ndarray:
@@ -270,8 +274,8 @@ class Pretraining:
     # ------------------------------------------------------------ parts
 
     def _parts(self, stream: str) -> tuple[Objective, Captioned]:
-        name, number = stream.split("/")
-        return self.objectives[name], self.sources[int(number)]
+        objective, _, source = stream.partition("/")
+        return self.objectives[objective], self.named[source]
 
     def _batch(self, objective: Objective, source: Captioned, rows: Draws) -> dict[str, Tensor]:
         own = source.image_of[rows.indices]

@@ -118,8 +118,10 @@ class Source(Settings):
     captions: FilePath = Field(description="JSON file of captions, in Karpathy's layout, or a published text database.")
     regions: FilePath = Field(description="Store of the pictures' regions.")
     split: str = Field("train", description="Which split of it.")
-    name: str | None = Field(None, description="Name in logs; null: the captions file's name.")
-    weight: Weight = Field(1.0, description="Multiplies the objectives' weights for this source.")
+    name: str | None = Field(None, description="Name in logs; null: its number.")
+    weight: Weight | None = Field(
+        None, description="Part of the mixture, as the other sources' weights; null for all: by their captions."
+    )
 
 
 class Objectives(Settings):
@@ -183,6 +185,12 @@ class PretrainRecipe(Settings):
     max_text: int = Field(60, ge=1, description="Longest text in pieces, CLS and SEP not counted; longer ones are cut.")
     vocabulary: FilePath | None = Field(None, description="Vocabulary file; null: looked up as the processor does.")
     train: Training = Field(default_factory=Training, description="How it is trained.")
+
+    @model_validator(mode="after")
+    def _weights_of_all_or_none(self) -> "PretrainRecipe":
+        if len({source.weight is None for source in self.sources}) > 1:
+            raise ValueError("some sources have a weight and some have none; give every source one, or none")
+        return self
 
 
 class FinetuneRecipe(Settings):

@@ -51,8 +51,11 @@ def pretraining_job(recipe: PretrainRecipe) -> Pretraining:
     for source in [*sources, *validation]:
         check_detector(model.config.detector, source.store.detector, "the model", source.store.path)
     objectives = make_objectives(recipe.objectives, processor.vocabulary)
-    weights = [source.weight for source in recipe.sources]
-    return Pretraining(model, processor, sources, validation, objectives, recipe.train.seed, weights)
+    weights = [source.weight for source in recipe.sources if source.weight is not None]
+    names = [source.name or str(number) for number, source in enumerate(recipe.sources)]
+    return Pretraining(
+        model, processor, sources, validation, objectives, recipe.train.seed, weights or None, names=names
+    )
 
 
 def make_processor(model: ModelSettings, vocabulary: Path | None, max_text: int) -> UniterProcessor:
