@@ -96,7 +96,7 @@ class Alignment:
     distance: float
 
 
-def check_detector(trained_on: str | None, given: str, model: object, regions: object) -> None:
+def check_detector(trained_on: str | None, given: str | None, model: object, regions: object) -> None:
     """Refuse regions of another detector than the model was trained on.
 
     Raises:
@@ -104,8 +104,9 @@ def check_detector(trained_on: str | None, given: str, model: object, regions: o
     """
     if trained_on is not None and trained_on != given:
         raise ValueError(
-            f"{model} was trained on regions of detector {trained_on}, {regions} comes from {given}: extract the "
-            "pictures with the model's detector, or train a model on these regions"
+            f"{model} was trained on regions of detector {trained_on}, {regions} comes from "
+            f"{given or 'an unknown one'}: extract the pictures with the model's detector, or train a model on these "
+            "regions"
         )
 
 

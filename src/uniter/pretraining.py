@@ -21,7 +21,8 @@ from uniter.objectives import (
     RegionFeatures,
 )
 from uniter.processing_uniter import Encoded, UniterProcessor, Vocabulary
-from uniter.regions.store import Store
+from uniter.regions.formats import open_regions
+from uniter.regions.source import RegionSource
 from uniter.tasks.retrieval import read_captions
 from uniter.training.batching import evaluation_batches
 
@@ -40,7 +41,7 @@ class Captioned:
     texts: list[np.ndarray]
     image_of: np.ndarray
     images: list[str]
-    store: Store
+    store: RegionSource
 
     @classmethod
     def read(cls, captions: str | Path, regions: str | Path, split: str, processor: UniterProcessor) -> "Captioned":
@@ -49,7 +50,7 @@ class Captioned:
         Raises:
             ValueError: a file is missing or foreign, the split is empty, or an image is not in the store.
         """
-        store = Store(regions)
+        store = open_regions(regions)
         found = read_captions(captions, split, store)
         numbers: dict[str, int] = {}
         for caption in found:

@@ -100,7 +100,7 @@ class Source(Settings):
     """One set of captioned pictures."""
 
     captions: FilePath = Field(description="JSON file of captions, in Karpathy's layout.")
-    regions: FilePath = Field(description="Store of the pictures' regions.")
+    regions: FilePath = Field(description="The pictures' regions: a store, or a file of docs/formats.md.")
     split: str = Field("train", description="Which split of it.")
     name: str | None = Field(None, description="Name in logs; null: the captions file's name.")
     weight: Weight = Field(1.0, description="Multiplies the objectives' weights for this source.")
@@ -155,7 +155,7 @@ class FinetuneRecipe(Settings):
     task: str = Field(description="Task by name (vqa) or module path (mine.gqa).")
     model: ModelSettings = Field(default_factory=ModelSettings, description="The model.")
     data: FilePath = Field(description="Folder of the benchmark's own files.")
-    regions: FilePath = Field(description="Store of the pictures' regions.")
+    regions: FilePath = Field(description="The pictures' regions: a store, or a file of docs/formats.md.")
     train_split: str = Field("train", description="Split to train on.")
     validation_split: str | None = Field("val", description="Split to validate on; null: no validation.")
     max_text: int = Field(60, ge=1, description="Longest text in pieces, CLS and SEP not counted; longer ones are cut.")

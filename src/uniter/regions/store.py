@@ -7,22 +7,22 @@ A shard is written to a temporary file and renamed, then the index is replaced, 
 opens, and that the next writer continues. Shards are memory-mapped; an image costs the pages it lies on.
 """
 
-import difflib
 import hashlib
 import json
 import os
 import struct
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
 from itertools import pairwise
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from uniter.regions.regions import Regions
+from uniter.regions.regions import Regions, StoredRegions
+from uniter.regions.source import RegionSource
+from uniter.regions.source import UnknownImageError as UnknownImageError
 
 FORMAT = "uniter-regions"
 VERSION = 1
@@ -33,13 +33,6 @@ _OPEN_SHARDS = 256  # a mapped shard holds a file descriptor, of which a process
 _DTYPES = {"F16": np.float16, "F32": np.float32, "I64": np.int64, "U8": np.uint8, "U16": np.uint16}
 
 
-class UnknownImageError(ValueError, KeyError):
-    """A store was asked for an image that it does not hold."""
-
-    def __str__(self) -> str:
-        return str(self.args[0]) if self.args else ""
-
-
 class StoreWriter:
     """Appends the regions of images to a store, and continues a store that was left unfinished.
 
@@ -47,24 +40,27 @@ class StoreWriter:
 
     Args:
         path: the folder of the store; made if missing.
-        detector: fingerprint of what made the regions; one store holds the regions of one detector.
+        detector: fingerprint of what made the regions, None if it is not known; one store holds the regions of one.
         class_names: names of the columns of `class_probs`, index 0 background. Or None.
         attribute_names: of each attribute the names of its values, kept for whoever reads the index. Or None.
         shard_images: images a shard.
         full: keep the whole class distribution (float16) even above 64 classes, not the 32 largest and the rest's mass.
+        source: where imported regions come from (`path` and settings), kept in the index under `sources`. Or None.
 
     Raises:
-        ValueError: the folder holds something else, or the regions of another detector.
+        ValueError: the folder holds something else, the regions of another detector, or of the same source with other
+            settings.
     """
 
     def __init__(
         self,
         path: str | os.PathLike,
-        detector: str,
+        detector: str | None,
         class_names: list[str] | None = None,
         attribute_names: dict[str, list[str]] | None = None,
         shard_images: int = 512,
         full: bool = False,
+        source: dict[str, Any] | None = None,
     ) -> None:
         self.path = Path(path)
         if shard_images < 1:
@@ -79,6 +75,7 @@ class StoreWriter:
         if (self.path / INDEX).exists():
             store = Store(self.path)
             self.index: dict[str, Any] = store.index
+            self._found: dict[str, Any] | None = json.loads(json.dumps(store.index))
             if store.detector != detector:
                 raise ValueError(
                     f"{self.path} holds regions of detector {store.detector!r}, not of {detector!r}: "
@@ -86,6 +83,7 @@ class StoreWriter:
                 )
             if class_names is not None and self.index["class_names"] not in (None, list(class_names)):
                 raise ValueError(f"{self.path} was made with other class names: write to another folder")
+            self._note(source)
             self._names.update(store.names)
             store.close()
         else:
@@ -93,6 +91,8 @@ class StoreWriter:
                 raise ValueError(
                     f"{self.path} is not empty and is no store (no {INDEX}): give a new or an empty folder"
                 )
+            self._made_folder = not self.path.exists()
+            self._found = None
             self.path.mkdir(parents=True, exist_ok=True)
             self.index = {
                 "format": FORMAT,
@@ -104,9 +104,20 @@ class StoreWriter:
                 "num_classes": None,
                 "shards": [],
             }
+            self._note(source)
             write_json(self.path / INDEX, self.index)
         for left in self.path.glob("*.writing"):  # of a writer that was killed
             left.unlink()
+
+    def _note(self, source: dict[str, Any] | None) -> None:
+        if source is None or source in self.index.setdefault("sources", []):
+            return
+        if any(known["path"] == source["path"] for known in self.index["sources"]):
+            raise ValueError(
+                f"{self.path} holds regions of {source['path']} that were imported with other settings: write to "
+                "another folder, or remove this one"
+            )
+        self.index["sources"].append(source)
 
     def __enter__(self) -> "StoreWriter":
         return self
@@ -190,6 +201,7 @@ class StoreWriter:
         flat = {
             "features": np.concatenate([r.features.astype(np.float16) for r in images]),
             "boxes": np.concatenate([r.boxes.astype(np.float32) for r in images]),
+            **_locations(images),
             # NaN says "no score", so that images with and without can share a shard
             "scores": np.concatenate(
                 [
@@ -219,6 +231,19 @@ class StoreWriter:
             flat["rest_probs"] = np.maximum(probs.sum(1) - values.astype(np.float32).sum(1), 0).astype(np.float32)
         return flat
 
+    def abandon(self) -> None:
+        """Take back all that this writer wrote: a new store vanishes, an old one is as it was found."""
+        self._closed, self._pending = True, []
+        kept = 0 if self._found is None else len(self._found["shards"])
+        if self._found is not None:
+            write_json(self.path / INDEX, self._found)
+        else:
+            (self.path / INDEX).unlink(missing_ok=True)
+        for entry in self.index["shards"][kept:]:
+            (self.path / entry["file"]).unlink(missing_ok=True)
+        if self._found is None and self._made_folder:
+            self.path.rmdir()
+
     def close(self) -> None:
         """Write what is pending; the store can be continued by another writer."""
         if not self._closed:
@@ -226,7 +251,18 @@ class StoreWriter:
             self._closed = True
 
 
-class Store:
+def _locations(images: list[Regions]) -> dict[str, np.ndarray]:
+    """(sum R, 6) float32 if any image has locations of its own; NaN says that the boxes give them."""
+    if all(r.locations is None for r in images):
+        return {}
+    rows = [
+        np.full((len(r), 6), np.nan, np.float32) if r.locations is None else r.locations.astype(np.float32)
+        for r in images
+    ]
+    return {"locations": np.concatenate(rows)}
+
+
+class Store(RegionSource):
     """The regions of many images by name: `store["folder/cat.jpg"]` is a `Regions`.
 
     Opening reads the names and checks every shard's size; `verify` also checks the contents. A pickled store is opened
@@ -264,30 +300,20 @@ class Store:
     def __reduce__(self) -> tuple:
         return (Store, (str(self.path),))
 
-    def __repr__(self) -> str:
-        return f"Store({str(self.path)!r}, images={len(self)}, detector={self.detector!r})"
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.names)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._position
-
     def __getitem__(self, name: str) -> Regions:
         number, row = self._find(name)
         shard = self._shard(number)
         begin, end = (int(offset) for offset in shard["offsets"][row : row + 2])
         scores = shard["scores"][begin:end]
-        return Regions(
-            features=np.array(shard["features"][begin:end]),
-            boxes=np.array(shard["boxes"][begin:end]),
-            width=float(shard["widths"][row]),
-            height=float(shard["heights"][row]),
-            class_probs=self._class_probs(shard, begin, end),
-            scores=None if np.isnan(scores).any() else np.array(scores),
+        locations = shard["locations"][begin:end] if "locations" in shard else None
+        return StoredRegions(
+            shard["features"][begin:end],
+            shard["boxes"][begin:end],
+            float(shard["widths"][row]),
+            float(shard["heights"][row]),
+            lambda: self._class_probs(shard, begin, end),
+            None if np.isnan(scores).any() else scores,
+            None if locations is None or np.isnan(locations[0, 0]) else locations,
         )
 
     def _class_probs(self, shard: dict[str, np.ndarray], begin: int, end: int) -> np.ndarray | None:
@@ -303,18 +329,12 @@ class Store:
         return probs
 
     def _find(self, name: str) -> tuple[int, int]:
-        position = self._position.get(name)
-        if position is None:
-            raise UnknownImageError(self._unknown(name))
+        position = self.place(name)
         number = int(np.searchsorted(self._shard_starts, position, side="right")) - 1
         return number, position - int(self._shard_starts[number])
 
-    def _unknown(self, name: str) -> str:
-        stem = PurePosixPath(str(name)).stem
-        near = [known for known in self.names if PurePosixPath(known).stem == stem][:1]
-        near = near or difflib.get_close_matches(str(name), self.names[:20_000], n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        return f"the store {self.path} ({len(self)} images) holds no image {name!r}{hint}"
+    def _said(self) -> str:
+        return f"the store {self.path}"
 
     def _shard(self, number: int) -> dict[str, np.ndarray]:
         with self._lock:
@@ -328,8 +348,8 @@ class Store:
             return shard
 
     @property
-    def detector(self) -> str:
-        """Fingerprint of what made the regions."""
+    def detector(self) -> str | None:
+        """Fingerprint of what made the regions; None if they were imported and nobody said."""
         return self.index["detector"]
 
     @property
@@ -356,17 +376,11 @@ class Store:
 
     def num_regions(self, name: str) -> int:
         """How many regions this image has, without reading them."""
-        if name not in self._position:
-            raise UnknownImageError(self._unknown(name))
-        return int(self._counts[self._position[name]])
+        return int(self._counts[self.place(name)])
 
     def counts(self) -> np.ndarray:
         """How many regions each image has, int64, in the order of `names`."""
         return self._counts.copy()
-
-    def read(self, names: Iterable[str]) -> list[Regions]:
-        """The regions of several images, in that order."""
-        return [self[name] for name in names]
 
     def verify(self) -> None:
         """Read every shard and compare it with its sha256.
@@ -418,7 +432,7 @@ def _map_shard(path: Path, size: int) -> dict[str, np.ndarray]:
         raise ValueError(f"{path} is missing: {_MEND}")
     if path.stat().st_size != size:
         raise ValueError(f"{path} has {path.stat().st_size} bytes, the index says {size}: {_MEND}")
-    data = np.memmap(path, np.uint8, mode="r")
+    data = np.memmap(path, np.uint8, mode="c")  # copy on write: torch takes only what may be written to
     try:
         (length,) = struct.unpack("<Q", data[:8].tobytes())
         header = json.loads(data[8 : 8 + length].tobytes())

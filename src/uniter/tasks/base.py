@@ -21,13 +21,14 @@ from uniter import draws
 from uniter.modeling_uniter import UniterPreTrainedModel
 from uniter.processing_uniter import Encoded, Pair, UniterProcessor
 from uniter.regions import Regions
-from uniter.regions.store import Store
+from uniter.regions.formats import open_regions
+from uniter.regions.source import RegionSource
 from uniter.training.batching import evaluation_batches, in_order
 
 Batch = dict[str, Tensor]
 Precision = Literal["float32", "bfloat16"]
 Predictions = Sequence[Any] | np.ndarray  # one an example
-Names = Store | Mapping[str, Regions]  # what knows which images there are
+Names = RegionSource | Mapping[str, Regions]  # what knows which images there are
 
 
 class Task:
@@ -38,7 +39,7 @@ class Task:
 
     Args:
         data: folder of the benchmark's public files.
-        regions: store of the pictures' regions; not needed to read examples or to score.
+        regions: the pictures' regions, or a path that `open_regions` reads; not needed to read examples or to score.
         processor: the vocabulary's owner; not needed to read examples or to score.
         seed: of whatever the task samples.
         options: the task's own; unknown ones are refused.
@@ -64,7 +65,7 @@ class Task:
         self.data = Path(data)
         if not self.data.is_dir():
             raise ValueError(f"{data}: no such folder; give the folder of the benchmark's public files")
-        self.regions = Store(regions) if isinstance(regions, str | Path) else regions
+        self.regions = open_regions(regions) if isinstance(regions, str | Path) else regions
         self.processor, self.seed = processor, seed
         for key in options:
             if key not in self.options:
@@ -255,10 +256,10 @@ class Task:
         return self._holding(image)[image]
 
     def num_regions(self, image: str) -> int:
-        """How many regions an image has; of a store without reading them."""
+        """How many regions an image has; of a store or foreign file without reading them."""
         if image not in self._counts:
             held = self._holding(image)
-            self._counts[image] = held.num_regions(image) if isinstance(held, Store) else len(held[image])
+            self._counts[image] = held.num_regions(image) if isinstance(held, RegionSource) else len(held[image])
         return self._counts[image]
 
     def _holding(self, image: str) -> Names:
@@ -266,7 +267,7 @@ class Task:
         if self.regions is None:
             raise ValueError(f"task {self.name} was given no regions: give the store of the pictures' regions")
         if image not in self.regions:
-            place = self.regions.path if isinstance(self.regions, Store) else "the regions given"
+            place = self.regions.path if isinstance(self.regions, RegionSource) else "the regions given"
             count = len(self.regions)
             raise ValueError(
                 f"{place} ({count} images): no image {image!r}, which {self.data} speaks of; extract its regions"
