@@ -58,13 +58,15 @@ class Regions:
 
     def fractions(self) -> np.ndarray:
         """The seven location numbers [x1, y1, x2, y2, w, h, w*h] as fractions of the image, (R, 7) float32."""
+        numbers = np.empty((len(self.features), 7), np.float32)
         if self.locations is not None:
-            known = self.locations.astype(np.float32)
-            return np.concatenate([known, known[:, 4:5] * known[:, 5:6]], axis=1)
-        scale = np.array([self.width, self.height, self.width, self.height], dtype=np.float32)
-        corners = self.boxes.astype(np.float32) / scale
-        size = corners[:, 2:] - corners[:, :2]
-        return np.concatenate([corners, size, size[:, :1] * size[:, 1:]], axis=1)
+            numbers[:, :6] = self.locations
+        else:
+            scale = np.array([self.width, self.height, self.width, self.height], dtype=np.float32)
+            np.divide(self.boxes, scale, out=numbers[:, :4], dtype=np.float32, casting="same_kind")
+            np.subtract(numbers[:, 2:4], numbers[:, :2], out=numbers[:, 4:6])
+        np.multiply(numbers[:, 4], numbers[:, 5], out=numbers[:, 6])
+        return numbers
 
     def take(self, index: np.ndarray) -> "Regions":
         """The regions at these positions (any NumPy row index), in that order."""

@@ -9,10 +9,13 @@ opens, and that the next writer continues. Shards are memory-mapped; an image co
 
 import hashlib
 import json
+import mmap
 import os
 import struct
 import threading
+from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +33,8 @@ INDEX = "index.json"
 FULL_CLASSES = 64  # up to so many classes the whole distribution is stored
 TOP_CLASSES = 32  # above, so many of the most probable, and the mass of the rest
 _OPEN_SHARDS = 256  # a mapped shard holds a file descriptor, of which a process often has 1,024
+_TENSORS = {"features", "boxes", "scores", "offsets", "widths", "heights", "names", "name_offsets"}
+_WILL_NEED = getattr(mmap, "MADV_WILLNEED", None)  # not on Windows
 _DTYPES = {"F16": np.float16, "F32": np.float32, "I64": np.int64, "U8": np.uint8, "U16": np.uint16}
 
 
@@ -279,18 +284,18 @@ class Store(RegionSource):
         self.path = Path(path)
         self.index = _read_index(self.path)
         self.names: list[str] = []
-        self._shards: OrderedDict[int, dict[str, np.ndarray]] = OrderedDict()
+        self._shards: OrderedDict[int, _Shard] = OrderedDict()
         self._lock = threading.Lock()
         counts = []
-        self._shard_starts = np.zeros(len(self.index["shards"]) + 1, np.int64)
+        self._starts = [0]  # of each shard the place of its first image
         for number, entry in enumerate(self.index["shards"]):
-            shard = self._shard(number)
-            blob = shard["names"].tobytes()
-            ends = shard["name_offsets"].tolist()
+            tensors = self._shard(number).tensors
+            blob = tensors["names"].tobytes()
+            ends = tensors["name_offsets"].tolist()
             self.names.extend(blob[a:b].decode() for a, b in pairwise(ends))
-            counts.append(np.diff(shard["offsets"]))
-            self._shard_starts[number + 1] = len(self.names)
-            if len(self.names) - self._shard_starts[number] != entry["images"] or len(counts[-1]) != entry["images"]:
+            counts.append(np.diff(tensors["offsets"]))
+            self._starts.append(len(self.names))
+            if len(self.names) - self._starts[number] != entry["images"] or len(counts[-1]) != entry["images"]:
                 raise ValueError(
                     f"{self.path / entry['file']} does not hold the {entry['images']} images that the index says"
                 )
@@ -303,18 +308,26 @@ class Store(RegionSource):
     def __getitem__(self, name: str) -> Regions:
         number, row = self._find(name)
         shard = self._shard(number)
-        begin, end = (int(offset) for offset in shard["offsets"][row : row + 2])
-        scores = shard["scores"][begin:end]
-        locations = shard["locations"][begin:end] if "locations" in shard else None
+        shard.expect(row)
+        begin, end = shard.offsets[row], shard.offsets[row + 1]
+        tensors = shard.tensors
         return StoredRegions(
-            shard["features"][begin:end],
-            shard["boxes"][begin:end],
-            float(shard["widths"][row]),
-            float(shard["heights"][row]),
-            lambda: self._class_probs(shard, begin, end),
-            None if np.isnan(scores).any() else scores,
-            None if locations is None or np.isnan(locations[0, 0]) else locations,
+            tensors["features"][begin:end],
+            tensors["boxes"][begin:end],
+            shard.widths[row],
+            shard.heights[row],
+            lambda: self._class_probs(tensors, begin, end),
+            tensors["scores"][begin:end] if shard.scored[row] else None,
+            tensors["locations"][begin:end] if shard.located[row] else None,
         )
+
+    def read(self, names: Iterable[str]) -> list[Regions]:
+        """The regions of several images, in that order; what is not in memory yet is fetched from the disk at once."""
+        names = list(names)
+        for name in names:
+            number, row = self._find(name)
+            self._shard(number).expect(row)
+        return [self[name] for name in names]
 
     def _class_probs(self, shard: dict[str, np.ndarray], begin: int, end: int) -> np.ndarray | None:
         """(R, C) float32; the rest's mass is spread evenly over the classes that were not kept."""
@@ -323,25 +336,26 @@ class Store(RegionSource):
         if "top_probs" not in shard:
             return None
         top = shard["top_classes"][begin:end].astype(np.int64)
-        share = shard["rest_probs"][begin:end] / max(self.num_classes - top.shape[1], 1)
-        probs = np.repeat(share[:, None], self.num_classes, axis=1).astype(np.float32)
-        np.put_along_axis(probs, top, shard["top_probs"][begin:end].astype(np.float32), axis=1)
+        probs = np.empty((len(top), self.num_classes), np.float32)
+        probs[:] = (shard["rest_probs"][begin:end] / max(self.num_classes - top.shape[1], 1))[:, None]
+        top += np.arange(0, probs.size, self.num_classes)[:, None]
+        probs.reshape(-1)[top] = shard["top_probs"][begin:end]
         return probs
 
     def _find(self, name: str) -> tuple[int, int]:
         position = self.place(name)
-        number = int(np.searchsorted(self._shard_starts, position, side="right")) - 1
-        return number, position - int(self._shard_starts[number])
+        number = bisect_right(self._starts, position) - 1
+        return number, position - self._starts[number]
 
     def _said(self) -> str:
         return f"the store {self.path}"
 
-    def _shard(self, number: int) -> dict[str, np.ndarray]:
+    def _shard(self, number: int) -> "_Shard":
         with self._lock:
             shard = self._shards.pop(number, None)
             if shard is None:
                 entry = self.index["shards"][number]
-                shard = _map_shard(self.path / entry["file"], entry["bytes"])
+                shard = _Shard(self.path / entry["file"], entry["bytes"])
                 if len(self._shards) >= _OPEN_SHARDS:
                     self._shards.popitem(last=False)
             self._shards[number] = shard
@@ -426,26 +440,47 @@ def _read_index(path: Path) -> dict[str, Any]:
     return index
 
 
-def _map_shard(path: Path, size: int) -> dict[str, np.ndarray]:
-    """The tensors of one shard as read-only views of the mapped file."""
-    if not path.is_file():
-        raise ValueError(f"{path} is missing: {_MEND}")
-    if path.stat().st_size != size:
-        raise ValueError(f"{path} has {path.stat().st_size} bytes, the index says {size}: {_MEND}")
-    data = np.memmap(path, np.uint8, mode="c")  # copy on write: torch takes only what may be written to
-    try:
-        (length,) = struct.unpack("<Q", data[:8].tobytes())
-        header = json.loads(data[8 : 8 + length].tobytes())
-        header.pop("__metadata__", None)
-        tensors = {}
-        for name, entry in header.items():
-            begin, end = (8 + length + offset for offset in entry["data_offsets"])
-            tensors[name] = data[begin:end].view(np.ndarray).view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
-        if not {"features", "boxes", "scores", "offsets", "widths", "heights", "names", "name_offsets"} <= set(tensors):
-            raise KeyError("a tensor is missing")
-    except (ValueError, KeyError, TypeError, AttributeError, struct.error, OverflowError) as error:
-        raise ValueError(f"{path} is damaged ({error}): {_MEND}") from None
-    return tensors
+class _Shard:
+    """One shard: its tensors as views of the mapped file, and what is asked of every image as plain numbers."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        if not path.is_file():
+            raise ValueError(f"{path} is missing: {_MEND}")
+        if path.stat().st_size != size:
+            raise ValueError(f"{path} has {path.stat().st_size} bytes, the index says {size}: {_MEND}")
+        try:
+            with path.open("rb") as file:  # copy on write: torch takes only what may be written to
+                self.file = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            data = np.frombuffer(self.file, np.uint8)
+            (length,) = struct.unpack("<Q", data[:8].tobytes())
+            header = json.loads(data[8 : 8 + length].tobytes())
+            header.pop("__metadata__", None)
+            self.tensors: dict[str, np.ndarray] = {}
+            for name, entry in header.items():
+                begin, end = (8 + length + offset for offset in entry["data_offsets"])
+                self.tensors[name] = data[begin:end].view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
+            if not set(self.tensors) >= _TENSORS:
+                raise KeyError("a tensor is missing")
+            self.begin = 8 + length + header["features"]["data_offsets"][0]
+            self.row_bytes = self.tensors["features"].strides[0]
+            self.offsets: list[int] = self.tensors["offsets"].tolist()
+            self.widths: list[float] = self.tensors["widths"].tolist()
+            self.heights: list[float] = self.tensors["heights"].tolist()
+            firsts = self.tensors["offsets"][:-1]
+            self.scored = (~np.isnan(self.tensors["scores"][firsts])).tolist()
+            located = self.tensors.get("locations")
+            self.located = [False] * len(firsts) if located is None else (~np.isnan(located[firsts, 0])).tolist()
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, struct.error, OverflowError) as error:
+            raise ValueError(f"{path} is damaged ({error}): {_MEND}") from None
+
+    def expect(self, row: int) -> None:
+        """Have the system fetch an image's features in one piece, not page by page as they are touched."""
+        if _WILL_NEED is not None:
+            begin = self.begin + self.offsets[row] * self.row_bytes
+            page = begin - begin % mmap.PAGESIZE
+            self.file.madvise(
+                _WILL_NEED, page, begin - page + (self.offsets[row + 1] - self.offsets[row]) * self.row_bytes
+            )
 
 
 def _offsets(lengths: list[int]) -> np.ndarray:
