@@ -103,10 +103,14 @@ def check_detector(trained_on: str | None, given: str | None, model: object, reg
         ValueError: the fingerprints differ.
     """
     if trained_on is not None and trained_on != given:
+        mend = (
+            "import them with its name (uniter import-regions ... --detector)"
+            if given is None
+            else "extract the pictures with the model's detector"
+        )
         raise ValueError(
             f"{model} was trained on regions of detector {trained_on}, {regions} comes from "
-            f"{given or 'an unknown one'}: extract the pictures with the model's detector, or train a model on these "
-            "regions"
+            f"{given or 'one that nobody named'}: {mend}, or train a model on these regions"
         )
 
 

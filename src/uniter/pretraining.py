@@ -206,6 +206,7 @@ class Pretraining:
             swapped = objective.swaps_text(rows) & (labels == 0)
             texts = np.where(swapped, source.text_of(images, rows.uniform("itm-text")), texts)
             images = np.where(swapped, own, images)
+        source.store.prefetch(source.images[image] for image in images)
         encoded: list[Encoded] = [
             self.processor.join(
                 source.texts[text], source.store[source.images[image]], with_class_probs=objective.needs_class_probs

@@ -494,3 +494,36 @@ def test_a_missing_package_names_the_extra(tmp_path, made, monkeypatch):
     monkeypatch.setitem(sys.modules, "lmdb", None)
     with pytest.raises(ImportError, match=r'pip install "uniter\[formats\]"'):
         open_regions(folder)
+
+
+# ---------------------------------------------------------------- straight from a published file
+
+
+@pytest.mark.timeout(120)
+def test_training_and_evaluating_work_straight_from_a_published_lmdb(world, tmp_path):
+    from uniter.recipe import parse_recipe
+    from uniter.run import evaluate, run
+
+    store = Store(world.regions)
+    records = {}
+    for name in store.names:
+        found = store[name]
+        numbers = {"features": found.features, "norm_bb": found.fractions()[:, :6], "conf": found.scores[:, None]}
+        numbers = {key: value.astype(np.float16) for key, value in numbers.items()}
+        records[f"{Path(name).stem}.npz"] = foreign.zipped(
+            numbers | {"soft_labels": found.class_probs.astype(np.float16)}
+        )
+    folder = foreign.write_lmdb(tmp_path / "feat_numbb100_compressed", records)
+    source = f"{{captions: {world.captions}, regions: {folder}, split: train}}"
+    shape = "{hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 32}"
+    head = f"model: {{size: tiny, config: {shape}}}\nvocabulary: scenes\n"
+    train = "train: {steps: 2, tokens: 256, device: cpu, save_every: 2, validate_every: 2}"
+    pretrain = f"kind: pretrain\n{head}sources: [{source}]\nobjectives: {{itm: 1, mrckl: 1}}\n{train}"
+    assert run(parse_recipe(pretrain, []), tmp_path / "pre", progress=False).finished
+    finetune = f"kind: finetune\ntask: vqa\n{head}data: {world.data}\nregions: {folder}\noptions: {{least: 1}}\n{train}"
+    result = run(parse_recipe(finetune, []), tmp_path / "fine", progress=False)
+    assert result.finished
+    told = evaluate("vqa", world.data, folder, "val", result.model, ["least=1"], progress=False)
+    assert 0 <= told["accuracy"] <= 100
+    with pytest.raises(ValueError, match="one that nobody named: import them with its name"):
+        evaluate("vqa", world.data, folder, "val", world.models / "answers", ["least=1"], progress=False)

@@ -103,4 +103,9 @@ class RegionSource(ABC):
 
     def read(self, names: Iterable[str]) -> list[Regions]:
         """The regions of several images, in that order."""
+        names = list(names)
+        self.prefetch(names)
         return [self[name] for name in names]
+
+    def prefetch(self, names: Iterable[str]) -> None:  # noqa: B027 - doing nothing is right for most
+        """Say that these images will be read soon; a source that can fetch ahead does, the others do nothing."""

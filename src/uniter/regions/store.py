@@ -271,7 +271,8 @@ class Store(RegionSource):
     """The regions of many images by name: `store["folder/cat.jpg"]` is a `Regions`.
 
     Opening reads the names and checks every shard's size; `verify` also checks the contents. A pickled store is opened
-    again by the process that unpickles it.
+    again by the process that unpickles it. The arrays of its regions are views of the mapped files: what is written
+    into them never reaches the disk, but later reads of the process may see it, so copy what you want to change.
 
     Args:
         path: a folder that a `StoreWriter` made.
@@ -308,7 +309,6 @@ class Store(RegionSource):
     def __getitem__(self, name: str) -> Regions:
         number, row = self._find(name)
         shard = self._shard(number)
-        shard.expect(row)
         begin, end = shard.offsets[row], shard.offsets[row + 1]
         tensors = shard.tensors
         return StoredRegions(
@@ -321,13 +321,11 @@ class Store(RegionSource):
             tensors["locations"][begin:end] if shard.located[row] else None,
         )
 
-    def read(self, names: Iterable[str]) -> list[Regions]:
-        """The regions of several images, in that order; what is not in memory yet is fetched from the disk at once."""
-        names = list(names)
+    def prefetch(self, names: Iterable[str]) -> None:
+        """Have the system fetch the features of these images from the disk, all at once and without waiting."""
         for name in names:
             number, row = self._find(name)
             self._shard(number).expect(row)
-        return [self[name] for name in names]
 
     def _class_probs(self, shard: dict[str, np.ndarray], begin: int, end: int) -> np.ndarray | None:
         """(R, C) float32; the rest's mass is spread evenly over the classes that were not kept."""
