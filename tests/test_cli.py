@@ -249,7 +249,7 @@ BAD = {
         "{full} is not empty and is no store",
     ),
     # recipes
-    "show no recipe": (["recipes", "show", "scenes"], "no shipped recipe 'scenes': there are scenes-pretrain"),
+    "show no recipe": (["recipes", "show", "scenes"], "no shipped recipe 'scenes': there are nlvr2-base"),
     "copy no recipe": (["recipes", "copy", "../x", "{full}"], "no shipped recipe '../x'"),
     "copy nowhere": (["recipes", "copy", "scenes-vqa", "{missing}"], "{missing} is no folder: make it first"),
     # demo
@@ -377,7 +377,8 @@ def other_store(place: Place) -> Path:
 def test_a_store_of_another_detector_is_refused(place, refused):
     store = other_store(place)
     said = "comes from small-other: extract the pictures with the model's detector"
-    assert said in refused(*(filled(a, place) for a in [*EVALUATE, *MODEL, "--regions", "{store}"]))
+    measure = [str(store) if a == "{regions}" else filled(a, place) for a in [*EVALUATE, *MODEL]]
+    assert str(store) in measure and said in refused(*measure)
     assert said in refused("finetune", recipe_file(place, regions=str(store)), "--out", place.out)
     assert "holds regions of detector 'small-other'" in refused("extract", place.data / "images", "--out", store)
     assert not place.out.exists()

@@ -30,12 +30,12 @@ train: {{steps: 6, tokens: 512, learning_rate: 1.0e-3, device: cpu, save_every: 
 
 @pytest.fixture(scope="module")
 def job(world) -> Pretraining:
-    return pretraining_job(recipe_of(world))
+    return pretraining_job(recipe_of(world, "objectives.itm_swap=image"))
 
 
 @pytest.fixture(scope="module")
 def either(world) -> Pretraining:
-    return pretraining_job(recipe_of(world, "objectives.itm_swap=either"))
+    return pretraining_job(recipe_of(world))
 
 
 STREAMS = ["mlm/0", "itm/0", "mrfr/0", "mrckl/0", "mrc/0"]

@@ -75,7 +75,8 @@ def test_a_wrong_value_is_one_line(line, said):
 
 def test_what_is_missing_is_said_with_its_meaning():
     assert (
-        message("kind: finetune\ntask: vqa\ndata: x") == "mine.yaml: regions: missing; Store of the pictures' regions."
+        message("kind: finetune\ntask: vqa\ndata: x")
+        == "mine.yaml: regions: missing; The pictures' regions: a store or a file of docs/formats.md, or a list of them."
     )
     assert "kind: missing; one of pretrain, finetune" in message("task: vqa")
     assert "unknown kind 'tune'" in message("kind: tune")

@@ -6,7 +6,6 @@ unpickled freely. The trunk's parameter names are the official ones, so most of 
 """
 
 import json
-import os
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from uniter import draws
 from uniter.configuration_uniter import UniterConfig, wrong_value
+from uniter.files import replacing
 from uniter.growth import PERSONS
 from uniter.layouts import Renamed, official_names
 from uniter.modeling_uniter import (
@@ -430,17 +430,15 @@ def export_weights(model: UniterPreTrainedModel, path: str | Path, half: bool = 
     path = Path(path)
     if path.exists():
         raise ValueError(f"{path} exists already: remove it or write to another name")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     state = official_state(model)
     if half:
         state = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
         state |= {
             tied: state[source] for tied, source in TIED.items() if tied in state
         }  # once in memory and in the file
-    if path.suffix == ".safetensors":
-        # This format refuses tensors that share memory, as tied ones do.
-        save_file({key: value.clone() if key in TIED else value for key, value in state.items()}, temporary)
-    else:
-        torch.save(state, temporary)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        if path.suffix == ".safetensors":
+            # This format refuses tensors that share memory, as tied ones do.
+            save_file({key: value.clone() if key in TIED else value for key, value in state.items()}, temporary)
+        else:
+            torch.save(state, temporary)

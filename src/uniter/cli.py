@@ -75,6 +75,29 @@ def extract(
     print(report)
 
 
+@app.command("import-regions")
+def import_regions(
+    source: Annotated[Path, typer.Argument(help="Region file or folder of somebody else; docs/formats.md says which.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the store, new or to be continued.")],
+    detector: Annotated[str | None, typer.Option("--detector", help="Name of what made the regions.")] = None,
+    conf_threshold: Annotated[
+        float | None, typer.Option("--conf-threshold", help="Take regions with a confidence above it.")
+    ] = None,
+    max_regions: Annotated[int | None, typer.Option("--max-regions", min=1, help="At most so many an image.")] = None,
+    min_regions: Annotated[
+        int | None, typer.Option("--min-regions", min=1, help="At least so many, whatever the threshold says.")
+    ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Keep whole class distributions, not the 32 largest and the rest.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Copy regions of the published code, or of other tools, into a store."""
+    from uniter.regions.importing import import_regions as run_import
+
+    print(run_import(source, out, detector, conf_threshold, max_regions, min_regions, full, progress=not quiet))
+
+
 def _train(kind: str, recipe: str, overrides: list[str] | None, out: Path, quiet: bool) -> None:
     from uniter.recipe import load_recipe
     from uniter.run import run
@@ -112,11 +135,16 @@ def finetune(
     _train("finetune", recipe, overrides, out, quiet)
 
 
-Task = Annotated[str, typer.Argument(help="Task by name (vqa, refcoco, retrieval, snli_ve) or module path.")]
+Task = Annotated[
+    str, typer.Argument(help="Task by name (vqa, refcoco, retrieval, snli_ve, nlvr2, vcr) or module path.")
+]
 Data = Annotated[
     Path, typer.Option("--data", help="Folder of the benchmark's own files, or of the published text databases.")
 ]
-Regions = Annotated[Path, typer.Option("--regions", help="Store of the pictures' regions.")]
+Regions = Annotated[
+    list[Path],
+    typer.Option("--regions", help="The pictures' regions: a store or a file of docs/formats.md; may be repeated."),
+]
 Split = Annotated[str, typer.Option("--split", help="Which split.")]
 Option = Annotated[list[str] | None, typer.Option("--option", help="Option of the task, as key=value.")]
 

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from uniter import transport
+from uniter.files import write_json
 from uniter.modeling_uniter import (
     UniterForAnswers,
     UniterForGrounding,
@@ -29,7 +30,7 @@ from uniter.regions import Regions
 from uniter.regions.detectors import Detector, load_detector
 from uniter.regions.extract import extract, list_pictures
 from uniter.regions.pictures import open_picture, upright_rgb
-from uniter.regions.store import Store, StoreWriter, write_json
+from uniter.regions.store import Store, StoreWriter
 from uniter.training.batching import evaluation_batches, in_order
 
 log = logging.getLogger(__name__)
@@ -96,16 +97,21 @@ class Alignment:
     distance: float
 
 
-def check_detector(trained_on: str | None, given: str, model: object, regions: object) -> None:
+def check_detector(trained_on: str | None, given: str | None, model: object, regions: object) -> None:
     """Refuse regions of another detector than the model was trained on.
 
     Raises:
         ValueError: the fingerprints differ.
     """
     if trained_on is not None and trained_on != given:
+        mend = (
+            "import them with its name (uniter import-regions ... --detector)"
+            if given is None
+            else "extract the pictures with the model's detector"
+        )
         raise ValueError(
-            f"{model} was trained on regions of detector {trained_on}, {regions} comes from {given}: extract the "
-            "pictures with the model's detector, or train a model on these regions"
+            f"{model} was trained on regions of detector {trained_on}, {regions} comes from "
+            f"{given or 'one that nobody named'}: {mend}, or train a model on these regions"
         )
 
 

@@ -22,7 +22,8 @@ from uniter.objectives import (
     RegionFeatures,
 )
 from uniter.processing_uniter import Encoded, UniterProcessor, Vocabulary
-from uniter.regions.store import Store
+from uniter.regions.formats import open_regions
+from uniter.regions.source import RegionSource
 from uniter.tasks.base import name_finder
 from uniter.tasks.retrieval import open_captions, read_captions
 from uniter.tasks.text_database import TextDatabase
@@ -70,13 +71,13 @@ class Captioned:
     texts: list[np.ndarray] | StoredTexts
     image_of: np.ndarray
     images: list[str]
-    store: Store
+    store: RegionSource
 
     @classmethod
     def read(
         cls,
         captions: str | Path,
-        regions: str | Path,
+        regions: str | Path | Sequence[Path],
         split: str,
         processor: UniterProcessor,
         training: bool = True,
@@ -86,7 +87,7 @@ class Captioned:
         Args:
             captions: JSON file in Karpathy's layout; or a text database `pretrain_<data set>_<split>.db`, or a folder
                 with one for this split.
-            regions: folder of the store.
+            regions: where their regions are, one place or several.
             split: several are joined by "+".
             processor: the vocabulary's owner.
             training: leave captions of a text database out that have more than `max_text` pieces (published).
@@ -94,7 +95,7 @@ class Captioned:
         Raises:
             ValueError: a file is missing or foreign, the split is empty, or an image is not in the store.
         """
-        store = Store(regions)
+        store = open_regions(regions)
         if Path(captions).is_dir():
             texts, shown = cls._stored(
                 Path(captions), split, processor, store, processor.max_text if training else None
@@ -116,7 +117,7 @@ class Captioned:
 
     @staticmethod
     def _stored(
-        place: Path, split: str, processor: UniterProcessor, store: Store, most: int | None
+        place: Path, split: str, processor: UniterProcessor, store: RegionSource, most: int | None
     ) -> tuple[StoredTexts, list[str]]:
         """Captions in text databases of at most so many pieces, and the image of each."""
         databases = open_captions(place, split, DATABASES, processor.vocabulary)
@@ -286,6 +287,7 @@ class Pretraining:
             swapped = objective.swaps_text(rows) & (labels == 0)
             texts = np.where(swapped, source.text_of(images, rows.uniform("itm-text")), texts)
             images = np.where(swapped, own, images)
+        source.store.prefetch(source.images[image] for image in images)
         encoded: list[Encoded] = [
             self.processor.join(
                 self._fitted(source.texts[text]),

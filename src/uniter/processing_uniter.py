@@ -409,7 +409,10 @@ def _pad(rows: Sequence[np.ndarray], dtype, value=0) -> Tensor:
     longest = max(len(row) for row in rows)
     out = np.full((len(rows), longest, *rows[0].shape[1:]), value, dtype=dtype)
     for slot, row in zip(out, rows, strict=True):
-        slot[: len(row)] = row
+        if row.dtype == np.float16:  # torch widens halves ten times as fast as NumPy
+            torch.from_numpy(slot[: len(row)]).copy_(torch.from_numpy(np.require(row, requirements=["C", "W"])))
+        else:
+            slot[: len(row)] = row
     return torch.from_numpy(out)
 
 

@@ -14,6 +14,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 FilePath = Annotated[Path, Field(strict=False)]
+# One path or several; kept as given.
+RegionPlaces = Annotated[Path, Field(strict=False)] | Annotated[list[FilePath], Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
 
@@ -116,7 +118,9 @@ class Source(Settings):
     """One set of captioned pictures."""
 
     captions: FilePath = Field(description="JSON file of captions, in Karpathy's layout, or a published text database.")
-    regions: FilePath = Field(description="Store of the pictures' regions.")
+    regions: RegionPlaces = Field(
+        description="The pictures' regions: a store or a file of docs/formats.md, or a list of them."
+    )
     split: str = Field("train", description="Which split of it.")
     name: str | None = Field(None, description="Name in logs; null: its number.")
     weight: Weight | None = Field(
@@ -201,7 +205,9 @@ class FinetuneRecipe(Settings):
     task: str = Field(description="Task by name (vqa) or module path (mine.gqa).")
     model: ModelSettings = Field(default_factory=ModelSettings, description="The model.")
     data: FilePath = Field(description="Folder of the benchmark's own files, or of the published text databases.")
-    regions: FilePath = Field(description="Store of the pictures' regions.")
+    regions: RegionPlaces = Field(
+        description="The pictures' regions: a store or a file of docs/formats.md, or a list of them."
+    )
     train_split: str = Field("train", description="Split to train on.")
     validation_split: str | None = Field("val", description="Split to validate on; null: no validation.")
     max_text: int = Field(60, ge=1, description="Longest text in pieces, CLS and SEP not counted; longer ones are cut.")

@@ -14,7 +14,8 @@ from uniter.pipeline import SHIPPED, check_detector, check_vocabulary
 from uniter.pretraining import Captioned, Pretraining, make_objectives
 from uniter.processing_uniter import UniterProcessor, Vocabulary
 from uniter.recipe import FinetuneRecipe, ModelSettings, PretrainRecipe, Recipe, read_yaml, to_yaml, with_parity
-from uniter.regions.store import Store
+from uniter.regions.formats import open_regions
+from uniter.regions.source import RegionSource
 from uniter.tasks.base import FineTuning, Task, load
 from uniter.tasks.retrieval import ids_beside
 from uniter.training.loop import Result, train
@@ -89,7 +90,7 @@ def make_model(
     kind: type[M],
     settings: ModelSettings,
     processor: UniterProcessor,
-    store: Store,
+    store: RegionSource,
     seed: int,
     **config,
 ) -> M:
@@ -147,7 +148,7 @@ def _check_config(given: dict[str, Any]) -> None:
 def finetuning_job(recipe: FinetuneRecipe) -> FineTuning:
     """The job of a fine-tuning recipe."""
     processor = make_processor(recipe.model, recipe.vocabulary, recipe.max_text)
-    store = Store(recipe.regions)
+    store = open_regions(recipe.regions)
     options = dict(recipe.options)
     most = options.pop("validation_examples", None)
     if most is not None and (not isinstance(most, int) or most < 1):
@@ -160,7 +161,7 @@ def finetuning_job(recipe: FinetuneRecipe) -> FineTuning:
 def evaluate(
     task: str,
     data: str | Path,
-    regions: str | Path,
+    regions: str | Path | Sequence[Path],
     split: str,
     model: str | Path | None = None,
     options: Sequence[str] = (),
@@ -184,7 +185,7 @@ def evaluate(
 def predict(
     task: str,
     data: str | Path,
-    regions: str | Path,
+    regions: str | Path | Sequence[Path],
     split: str,
     model: str | Path | None,
     options: Sequence[str],
@@ -209,7 +210,7 @@ def predict(
 def _task(
     name: str,
     data: str | Path,
-    regions: str | Path,
+    regions: str | Path | Sequence[Path],
     split: str,
     model: str | Path | None,
     options: Sequence[str],
@@ -222,7 +223,7 @@ def _task(
         if not equals or not key:
             raise ValueError(f"option {option!r}: write key=value")
         given[key] = read_yaml(text, f"option {option!r}")
-    task = load(name)(data, Store(regions), processor, **given)
+    task = load(name)(data, open_regions(regions), processor, **given)
     return task, task.examples(split)
 
 
@@ -244,7 +245,7 @@ def _model(task: Task, folder: str | Path | None) -> UniterPreTrainedModel:
             f"{place} has no head for {task.name}: give a model that was fine-tuned on it "
             f"(uniter finetune), this one lacks {min(report['missing_keys'])}"
         )
-    assert isinstance(task.regions, Store) and task.processor is not None
+    assert isinstance(task.regions, RegionSource) and task.processor is not None
     check_vocabulary(model, task.processor, place)
     check_detector(model.config.detector, task.regions.detector, place, task.regions.path)
     return model.to("cuda" if torch.cuda.is_available() else "cpu")

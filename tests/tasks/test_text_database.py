@@ -5,6 +5,7 @@ import logging
 import os
 import pickle
 import shutil
+import sys
 import threading
 
 import numpy as np
@@ -19,7 +20,6 @@ from uniter.processing_uniter import UniterProcessor, Vocabulary
 from uniter.recipe import Training, parse_recipe
 from uniter.regions import Regions
 from uniter.run import pretraining_job
-from uniter.tasks import text_database
 from uniter.tasks.base import FineTuning, load
 from uniter.tasks.text_database import TextDatabase, open_split
 from uniter.training.loop import train
@@ -107,9 +107,9 @@ def test_a_cut_or_foreign_data_file_is_refused(tmp_path):
     for length in (0, 100, 5000, 8192, len(content) // 2, len(content) - 1):
         path = shutil.copytree(whole, tmp_path / f"cut-{length}")
         (path / "data.mdb").write_bytes(content[:length])
-        assert str(path / "data.mdb") in one_line("copy or make", lambda path=path: TextDatabase(path))
+        assert str(path / "data.mdb") in one_line("copy it again", lambda path=path: TextDatabase(path))
     (path := shutil.copytree(whole, tmp_path / "foreign")).joinpath("data.mdb").write_bytes(b"x" * len(content))
-    one_line("no LMDB, or damaged", lambda: TextDatabase(path))
+    one_line("damaged or no LMDB", lambda: TextDatabase(path))
     one_line("no data.mdb", lambda: TextDatabase(tmp_path))
     assert TextDatabase(whole).record("99")["input_ids"][-1] == 299
 
@@ -178,11 +178,9 @@ def test_a_database_of_another_vocabulary_is_refused(tmp_path):
 def test_the_extra_is_named_where_it_is_missing(tmp_path, monkeypatch):
     path = fixtures.write_text_database(tmp_path / "vqa_train.db", {"1": question()})
 
-    def absent(name):
-        raise ModuleNotFoundError(name=name)
-
-    monkeypatch.setattr(text_database, "import_module", absent)
-    one_line(r'pip install "uniter\[formats\]"', lambda: TextDatabase(path))
+    monkeypatch.setitem(sys.modules, "lmdb", None)
+    with pytest.raises(ImportError, match=r'pip install "uniter\[formats\]"'):
+        TextDatabase(path)
 
 
 # ---------------------------------------------------------------- which database

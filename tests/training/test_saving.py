@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from uniter.files import write_text
 from uniter.recipe import Training
 from uniter.training.optimizer import build_optimizer
-from uniter.training.saving import load_checkpoint, save_checkpoint, write_folder, write_text
+from uniter.training.saving import load_checkpoint, save_checkpoint, write_folder
 
 
 class Tied(nn.Module):

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from uniter.demo.report import Numbers, write_report
+from uniter.files import write_json
 from uniter.pipeline import SHIPPED
 from uniter.recipe import Recipe, parse_recipe
 from uniter.regions.extract import extract
 from uniter.run import evaluate, run
 from uniter.scenes.write import make
-from uniter.tasks.base import write_json
 
 TASKS = ("vqa", "refcoco", "retrieval")
 RATES = {"vqa": "5.0e-4", "refcoco": "1.0e-3", "retrieval": "3.0e-4"}

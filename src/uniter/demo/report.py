@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from uniter.demo import page
+from uniter.files import write_text
 from uniter.pipeline import Uniter
 from uniter.regions.pictures import open_picture
 from uniter.tasks.base import load
@@ -77,9 +78,7 @@ def write_report(out: Path, numbers: Numbers, seconds: dict[str, float]) -> Path
         f"fine-tuned for three tasks with and without pre-training. All of it, but for the shipped model, was made in {total:.1f} minutes on this machine."
     )
     target = out / "index.html"
-    temporary = out / ".index.html.tmp"
-    temporary.write_text(page.page("UNITER, from pixels to answers", lead, parts), encoding="utf-8")
-    temporary.replace(target)
+    write_text(target, page.page("UNITER, from pixels to answers", lead, parts))
     return target
 
 

@@ -10,7 +10,10 @@ if TYPE_CHECKING:
     from uniter.regions.detectors import Detector as Detector
     from uniter.regions.detectors import SmallDetector as SmallDetector
     from uniter.regions.detectors import load_detector as load_detector
+    from uniter.regions.formats import open_regions as open_regions
+    from uniter.regions.importing import import_regions as import_regions
     from uniter.regions.pictures import open_picture as open_picture
+    from uniter.regions.source import RegionSource as RegionSource
     from uniter.regions.store import Store as Store
     from uniter.regions.store import StoreWriter as StoreWriter
 
@@ -19,6 +22,9 @@ _HOME = {
     "SmallDetector": "detectors",
     "load_detector": "detectors",
     "open_picture": "pictures",
+    "open_regions": "formats",
+    "import_regions": "importing",
+    "RegionSource": "source",
     "Store": "store",
     "StoreWriter": "store",
 }

@@ -11,9 +11,10 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
+from uniter.files import write_json
 from uniter.regions.detectors import Detector, load_detector
 from uniter.regions.pictures import open_picture as open_picture
-from uniter.regions.store import StoreWriter, write_json
+from uniter.regions.store import StoreWriter
 
 SKIPPED = "skipped.json"
 
@@ -102,7 +103,7 @@ def extract(
         raise ValueError(f"none of the {len(files)} files in {source} is a picture that can be read{reasons}")
     writer.close()
     if skipped:
-        write_json(out / SKIPPED, [asdict(entry) for entry in skipped])
+        write_json(out / SKIPPED, [asdict(entry) for entry in skipped], indent=1)
     else:
         (out / SKIPPED).unlink(missing_ok=True)
     return Report(out, len(writer), added, skipped, time.time() - started)

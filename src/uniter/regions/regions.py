@@ -1,6 +1,6 @@
 """Regions: the places that a detector found in one image, and what it saw there. Units are said here, once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,10 +13,12 @@ class Regions:
     Args:
         features: (R, F) float16 or float32, one feature vector a region.
         boxes: (R, 4) float32, pixels x1 y1 x2 y2 in the image as a viewer shows it (after EXIF rotation).
-        width: image width in pixels.
-        height: image height in pixels.
+        width: image width in pixels; 1 where the size is not known, boxes are then fractions of the image.
+        height: image height in pixels; as width.
         class_probs: (R, C) float32 or float16, the detector's class distribution; column 0 is background. Or None.
-        scores: (R,) float32 confidences, highest first. Or None.
+        scores: (R,) float32 confidences, highest first from our detectors. Or None.
+        locations: (R, 6) float32 or float16, fractions x1 y1 x2 y2 w h as somebody else stored them, where the boxes
+            would not give the same numbers to the bit. Or None.
 
     Raises:
         ValueError: shapes disagree, there is no region, or a value is not finite.
@@ -28,6 +30,7 @@ class Regions:
     height: float
     class_probs: np.ndarray | None = None
     scores: np.ndarray | None = None
+    locations: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.features.ndim != 2 or self.boxes.shape != (len(self.features), 4):
@@ -45,7 +48,9 @@ class Regions:
             value = getattr(self, name)
             if value is not None and len(value) != len(self.features):
                 raise ValueError(f"{name} has {len(value)} rows for {len(self.features)} regions")
-        if not np.isfinite(self.features).all() or not np.isfinite(self.boxes).all():
+        if self.locations is not None and self.locations.shape != (len(self.features), 6):
+            raise ValueError(f"locations must be (regions, 6), got {self.locations.shape}")
+        if not all(_finite(array) for array in (self.features, self.boxes, self.locations) if array is not None):
             raise ValueError("features or boxes hold NaN or infinity: extract this image again")
 
     def __len__(self) -> int:
@@ -53,17 +58,77 @@ class Regions:
 
     def fractions(self) -> np.ndarray:
         """The seven location numbers [x1, y1, x2, y2, w, h, w*h] as fractions of the image, (R, 7) float32."""
-        scale = np.array([self.width, self.height, self.width, self.height], dtype=np.float32)
-        corners = self.boxes.astype(np.float32) / scale
-        size = corners[:, 2:] - corners[:, :2]
-        return np.concatenate([corners, size, size[:, :1] * size[:, 1:]], axis=1)
+        numbers = np.empty((len(self.features), 7), np.float32)
+        if self.locations is not None:
+            numbers[:, :6] = self.locations
+        else:
+            scale = np.array([self.width, self.height, self.width, self.height], dtype=np.float32)
+            np.divide(self.boxes, scale, out=numbers[:, :4], dtype=np.float32, casting="same_kind")
+            np.subtract(numbers[:, 2:4], numbers[:, :2], out=numbers[:, 4:6])
+        np.multiply(numbers[:, 4], numbers[:, 5], out=numbers[:, 6])
+        return numbers
 
     def take(self, index: np.ndarray) -> "Regions":
         """The regions at these positions (any NumPy row index), in that order."""
         pick = lambda array: None if array is None else array[index]
         return Regions(
-            self.features[index], self.boxes[index], self.width, self.height, pick(self.class_probs), pick(self.scores)
+            self.features[index],
+            self.boxes[index],
+            self.width,
+            self.height,
+            pick(self.class_probs),
+            pick(self.scores),
+            pick(self.locations),
         )
+
+
+class StoredRegions(Regions):
+    """Regions that were checked when they were written or read: nothing is looked at again.
+
+    Args:
+        class_probs: as in `Regions`, or a function that reads them when they are first asked for; most readers of
+            regions never do, and they cost as much as the features.
+    """
+
+    _class_probs: np.ndarray | Callable[[], np.ndarray | None] | None
+
+    def __init__(
+        self,
+        features: np.ndarray,
+        boxes: np.ndarray,
+        width: float,
+        height: float,
+        class_probs: np.ndarray | Callable[[], np.ndarray | None] | None = None,
+        scores: np.ndarray | None = None,
+        locations: np.ndarray | None = None,
+    ) -> None:
+        put = object.__setattr__  # frozen
+        put(self, "features", features)
+        put(self, "boxes", boxes)
+        put(self, "width", width)
+        put(self, "height", height)
+        put(self, "scores", scores)
+        put(self, "locations", locations)
+        put(self, "_class_probs", class_probs)
+
+    @property
+    def class_probs(self) -> np.ndarray | None:  # pyrefly: ignore
+        """(R, C), the detector's class distribution; column 0 is background. Or None."""
+        probs = self._class_probs
+        if callable(probs):
+            probs = probs()
+            object.__setattr__(self, "_class_probs", probs)
+        return probs
+
+    def __reduce__(self) -> tuple:
+        kept = (self.features, self.boxes, self.width, self.height, self.class_probs, self.scores, self.locations)
+        return StoredRegions, kept
+
+
+def _finite(array: np.ndarray) -> bool:
+    if array.dtype == np.float16:  # NumPy widens halves one by one; their exponent's bits say the same
+        return not ((array.view(np.uint16) & 0x7C00) == 0x7C00).any()
+    return bool(np.isfinite(array).all())
 
 
 def concatenate(parts: Sequence[Regions]) -> Regions:
@@ -81,6 +146,7 @@ def concatenate(parts: Sequence[Regions]) -> Regions:
         raise ValueError(f"regions of different detectors cannot be joined: feature sizes {sorted(sizes)}")
     probabilities = [part.class_probs for part in parts if part.class_probs is not None]
     alike = len({(part.width, part.height) for part in parts}) == 1
+    stored = any(part.locations is not None for part in parts)  # places that do not follow from the boxes to the bit
     width, height = (parts[0].width, parts[0].height) if alike else (1, 1)
     return Regions(
         np.concatenate([part.features for part in parts]),
@@ -88,4 +154,5 @@ def concatenate(parts: Sequence[Regions]) -> Regions:
         width,
         height,
         np.concatenate(probabilities) if len(probabilities) == len(parts) else None,
+        locations=np.concatenate([part.fractions()[:, :6] for part in parts]) if stored else None,
     )

@@ -7,22 +7,26 @@ A shard is written to a temporary file and renamed, then the index is replaced, 
 opens, and that the next writer continues. Shards are memory-mapped; an image costs the pages it lies on.
 """
 
-import difflib
 import hashlib
 import json
+import mmap
 import os
 import struct
 import threading
+from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import pairwise
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from uniter.regions.regions import Regions
+from uniter.files import write_bytes, write_json
+from uniter.regions.regions import Regions, StoredRegions
+from uniter.regions.source import RegionSource
+from uniter.regions.source import UnknownImageError as UnknownImageError
 
 FORMAT = "uniter-regions"
 VERSION = 1
@@ -30,14 +34,9 @@ INDEX = "index.json"
 FULL_CLASSES = 64  # up to so many classes the whole distribution is stored
 TOP_CLASSES = 32  # above, so many of the most probable, and the mass of the rest
 _OPEN_SHARDS = 256  # a mapped shard holds a file descriptor, of which a process often has 1,024
+_TENSORS = {"features", "boxes", "scores", "offsets", "widths", "heights", "names", "name_offsets"}
+_WILL_NEED = getattr(mmap, "MADV_WILLNEED", None)  # not on Windows
 _DTYPES = {"F16": np.float16, "F32": np.float32, "I64": np.int64, "U8": np.uint8, "U16": np.uint16}
-
-
-class UnknownImageError(ValueError, KeyError):
-    """A store was asked for an image that it does not hold."""
-
-    def __str__(self) -> str:
-        return str(self.args[0]) if self.args else ""
 
 
 class StoreWriter:
@@ -47,24 +46,27 @@ class StoreWriter:
 
     Args:
         path: the folder of the store; made if missing.
-        detector: fingerprint of what made the regions; one store holds the regions of one detector.
+        detector: fingerprint of what made the regions, None if it is not known; one store holds the regions of one.
         class_names: names of the columns of `class_probs`, index 0 background. Or None.
         attribute_names: of each attribute the names of its values, kept for whoever reads the index. Or None.
         shard_images: images a shard.
         full: keep the whole class distribution (float16) even above 64 classes, not the 32 largest and the rest's mass.
+        source: where imported regions come from (`path` and settings), kept in the index under `sources`. Or None.
 
     Raises:
-        ValueError: the folder holds something else, or the regions of another detector.
+        ValueError: the folder holds something else, the regions of another detector, or of the same source with other
+            settings.
     """
 
     def __init__(
         self,
         path: str | os.PathLike,
-        detector: str,
+        detector: str | None,
         class_names: list[str] | None = None,
         attribute_names: dict[str, list[str]] | None = None,
         shard_images: int = 512,
         full: bool = False,
+        source: dict[str, Any] | None = None,
     ) -> None:
         self.path = Path(path)
         if shard_images < 1:
@@ -79,6 +81,7 @@ class StoreWriter:
         if (self.path / INDEX).exists():
             store = Store(self.path)
             self.index: dict[str, Any] = store.index
+            self._found: dict[str, Any] | None = json.loads(json.dumps(store.index))
             if store.detector != detector:
                 raise ValueError(
                     f"{self.path} holds regions of detector {store.detector!r}, not of {detector!r}: "
@@ -86,6 +89,7 @@ class StoreWriter:
                 )
             if class_names is not None and self.index["class_names"] not in (None, list(class_names)):
                 raise ValueError(f"{self.path} was made with other class names: write to another folder")
+            self._note(source)
             self._names.update(store.names)
             store.close()
         else:
@@ -93,6 +97,8 @@ class StoreWriter:
                 raise ValueError(
                     f"{self.path} is not empty and is no store (no {INDEX}): give a new or an empty folder"
                 )
+            self._made_folder = not self.path.exists()
+            self._found = None
             self.path.mkdir(parents=True, exist_ok=True)
             self.index = {
                 "format": FORMAT,
@@ -104,9 +110,20 @@ class StoreWriter:
                 "num_classes": None,
                 "shards": [],
             }
-            write_json(self.path / INDEX, self.index)
+            self._note(source)
+            write_json(self.path / INDEX, self.index, indent=1)
         for left in self.path.glob("*.writing"):  # of a writer that was killed
             left.unlink()
+
+    def _note(self, source: dict[str, Any] | None) -> None:
+        if source is None or source in self.index.setdefault("sources", []):
+            return
+        if any(known["path"] == source["path"] for known in self.index["sources"]):
+            raise ValueError(
+                f"{self.path} holds regions of {source['path']} that were imported with other settings: write to "
+                "another folder, or remove this one"
+            )
+        self.index["sources"].append(source)
 
     def __enter__(self) -> "StoreWriter":
         return self
@@ -171,7 +188,7 @@ class StoreWriter:
 
         data = save(self._tensors())
         file = f"shard-{len(self.index['shards']):05d}.safetensors"
-        _write_bytes(self.path / file, data)
+        write_bytes(self.path / file, data)
         self.index["shards"].append(
             {
                 "file": file,
@@ -181,7 +198,7 @@ class StoreWriter:
                 "bytes": len(data),
             }
         )
-        write_json(self.path / INDEX, self.index)
+        write_json(self.path / INDEX, self.index, indent=1)
         self._pending = []
 
     def _tensors(self) -> dict[str, np.ndarray]:
@@ -190,6 +207,7 @@ class StoreWriter:
         flat = {
             "features": np.concatenate([r.features.astype(np.float16) for r in images]),
             "boxes": np.concatenate([r.boxes.astype(np.float32) for r in images]),
+            **_locations(images),
             # NaN says "no score", so that images with and without can share a shard
             "scores": np.concatenate(
                 [
@@ -219,6 +237,19 @@ class StoreWriter:
             flat["rest_probs"] = np.maximum(probs.sum(1) - values.astype(np.float32).sum(1), 0).astype(np.float32)
         return flat
 
+    def abandon(self) -> None:
+        """Take back all that this writer wrote: a new store vanishes, an old one is as it was found."""
+        self._closed, self._pending = True, []
+        kept = 0 if self._found is None else len(self._found["shards"])
+        if self._found is not None:
+            write_json(self.path / INDEX, self._found, indent=1)
+        else:
+            (self.path / INDEX).unlink(missing_ok=True)
+        for entry in self.index["shards"][kept:]:
+            (self.path / entry["file"]).unlink(missing_ok=True)
+        if self._found is None and self._made_folder:
+            self.path.rmdir()
+
     def close(self) -> None:
         """Write what is pending; the store can be continued by another writer."""
         if not self._closed:
@@ -226,11 +257,23 @@ class StoreWriter:
             self._closed = True
 
 
-class Store:
+def _locations(images: list[Regions]) -> dict[str, np.ndarray]:
+    """(sum R, 6) float32 if any image has locations of its own; NaN says that the boxes give them."""
+    if all(r.locations is None for r in images):
+        return {}
+    rows = [
+        np.full((len(r), 6), np.nan, np.float32) if r.locations is None else r.locations.astype(np.float32)
+        for r in images
+    ]
+    return {"locations": np.concatenate(rows)}
+
+
+class Store(RegionSource):
     """The regions of many images by name: `store["folder/cat.jpg"]` is a `Regions`.
 
     Opening reads the names and checks every shard's size; `verify` also checks the contents. A pickled store is opened
-    again by the process that unpickles it.
+    again by the process that unpickles it. The arrays of its regions are views of the mapped files: what is written
+    into them never reaches the disk, but later reads of the process may see it, so copy what you want to change.
 
     Args:
         path: a folder that a `StoreWriter` made.
@@ -243,18 +286,18 @@ class Store:
         self.path = Path(path)
         self.index = _read_index(self.path)
         self.names: list[str] = []
-        self._shards: OrderedDict[int, dict[str, np.ndarray]] = OrderedDict()
+        self._shards: OrderedDict[int, _Shard] = OrderedDict()
         self._lock = threading.Lock()
         counts = []
-        self._shard_starts = np.zeros(len(self.index["shards"]) + 1, np.int64)
+        self._starts = [0]  # of each shard the place of its first image
         for number, entry in enumerate(self.index["shards"]):
-            shard = self._shard(number)
-            blob = shard["names"].tobytes()
-            ends = shard["name_offsets"].tolist()
+            tensors = self._shard(number).tensors
+            blob = tensors["names"].tobytes()
+            ends = tensors["name_offsets"].tolist()
             self.names.extend(blob[a:b].decode() for a, b in pairwise(ends))
-            counts.append(np.diff(shard["offsets"]))
-            self._shard_starts[number + 1] = len(self.names)
-            if len(self.names) - self._shard_starts[number] != entry["images"] or len(counts[-1]) != entry["images"]:
+            counts.append(np.diff(tensors["offsets"]))
+            self._starts.append(len(self.names))
+            if len(self.names) - self._starts[number] != entry["images"] or len(counts[-1]) != entry["images"]:
                 raise ValueError(
                     f"{self.path / entry['file']} does not hold the {entry['images']} images that the index says"
                 )
@@ -264,31 +307,26 @@ class Store:
     def __reduce__(self) -> tuple:
         return (Store, (str(self.path),))
 
-    def __repr__(self) -> str:
-        return f"Store({str(self.path)!r}, images={len(self)}, detector={self.detector!r})"
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.names)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._position
-
     def __getitem__(self, name: str) -> Regions:
         number, row = self._find(name)
         shard = self._shard(number)
-        begin, end = (int(offset) for offset in shard["offsets"][row : row + 2])
-        scores = shard["scores"][begin:end]
-        return Regions(
-            features=np.array(shard["features"][begin:end]),
-            boxes=np.array(shard["boxes"][begin:end]),
-            width=float(shard["widths"][row]),
-            height=float(shard["heights"][row]),
-            class_probs=self._class_probs(shard, begin, end),
-            scores=None if np.isnan(scores).any() else np.array(scores),
+        begin, end = shard.offsets[row], shard.offsets[row + 1]
+        tensors = shard.tensors
+        return StoredRegions(
+            tensors["features"][begin:end],
+            tensors["boxes"][begin:end],
+            shard.widths[row],
+            shard.heights[row],
+            lambda: self._class_probs(tensors, begin, end),
+            tensors["scores"][begin:end] if shard.scored[row] else None,
+            tensors["locations"][begin:end] if shard.located[row] else None,
         )
+
+    def prefetch(self, names: Iterable[str]) -> None:
+        """Have the system fetch the features of these images from the disk, all at once and without waiting."""
+        for name in names:
+            number, row = self._find(name)
+            self._shard(number).expect(row)
 
     def _class_probs(self, shard: dict[str, np.ndarray], begin: int, end: int) -> np.ndarray | None:
         """(R, C) float32; the rest's mass is spread evenly over the classes that were not kept."""
@@ -297,39 +335,34 @@ class Store:
         if "top_probs" not in shard:
             return None
         top = shard["top_classes"][begin:end].astype(np.int64)
-        share = shard["rest_probs"][begin:end] / max(self.num_classes - top.shape[1], 1)
-        probs = np.repeat(share[:, None], self.num_classes, axis=1).astype(np.float32)
-        np.put_along_axis(probs, top, shard["top_probs"][begin:end].astype(np.float32), axis=1)
+        probs = np.empty((len(top), self.num_classes), np.float32)
+        probs[:] = (shard["rest_probs"][begin:end] / max(self.num_classes - top.shape[1], 1))[:, None]
+        top += np.arange(0, probs.size, self.num_classes)[:, None]
+        probs.reshape(-1)[top] = shard["top_probs"][begin:end]
         return probs
 
     def _find(self, name: str) -> tuple[int, int]:
-        position = self._position.get(name)
-        if position is None:
-            raise UnknownImageError(self._unknown(name))
-        number = int(np.searchsorted(self._shard_starts, position, side="right")) - 1
-        return number, position - int(self._shard_starts[number])
+        position = self.place(name)
+        number = bisect_right(self._starts, position) - 1
+        return number, position - self._starts[number]
 
-    def _unknown(self, name: str) -> str:
-        stem = PurePosixPath(str(name)).stem
-        near = [known for known in self.names if PurePosixPath(known).stem == stem][:1]
-        near = near or difflib.get_close_matches(str(name), self.names[:20_000], n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        return f"the store {self.path} ({len(self)} images) holds no image {name!r}{hint}"
+    def _said(self) -> str:
+        return f"the store {self.path}"
 
-    def _shard(self, number: int) -> dict[str, np.ndarray]:
+    def _shard(self, number: int) -> "_Shard":
         with self._lock:
             shard = self._shards.pop(number, None)
             if shard is None:
                 entry = self.index["shards"][number]
-                shard = _map_shard(self.path / entry["file"], entry["bytes"])
+                shard = _Shard(self.path / entry["file"], entry["bytes"])
                 if len(self._shards) >= _OPEN_SHARDS:
                     self._shards.popitem(last=False)
             self._shards[number] = shard
             return shard
 
     @property
-    def detector(self) -> str:
-        """Fingerprint of what made the regions."""
+    def detector(self) -> str | None:
+        """Fingerprint of what made the regions; None if they were imported and nobody said."""
         return self.index["detector"]
 
     @property
@@ -356,17 +389,11 @@ class Store:
 
     def num_regions(self, name: str) -> int:
         """How many regions this image has, without reading them."""
-        if name not in self._position:
-            raise UnknownImageError(self._unknown(name))
-        return int(self._counts[self._position[name]])
+        return int(self._counts[self.place(name)])
 
     def counts(self) -> np.ndarray:
         """How many regions each image has, int64, in the order of `names`."""
         return self._counts.copy()
-
-    def read(self, names: Iterable[str]) -> list[Regions]:
-        """The regions of several images, in that order."""
-        return [self[name] for name in names]
 
     def verify(self) -> None:
         """Read every shard and compare it with its sha256.
@@ -412,41 +439,48 @@ def _read_index(path: Path) -> dict[str, Any]:
     return index
 
 
-def _map_shard(path: Path, size: int) -> dict[str, np.ndarray]:
-    """The tensors of one shard as read-only views of the mapped file."""
-    if not path.is_file():
-        raise ValueError(f"{path} is missing: {_MEND}")
-    if path.stat().st_size != size:
-        raise ValueError(f"{path} has {path.stat().st_size} bytes, the index says {size}: {_MEND}")
-    data = np.memmap(path, np.uint8, mode="r")
-    try:
-        (length,) = struct.unpack("<Q", data[:8].tobytes())
-        header = json.loads(data[8 : 8 + length].tobytes())
-        header.pop("__metadata__", None)
-        tensors = {}
-        for name, entry in header.items():
-            begin, end = (8 + length + offset for offset in entry["data_offsets"])
-            tensors[name] = data[begin:end].view(np.ndarray).view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
-        if not {"features", "boxes", "scores", "offsets", "widths", "heights", "names", "name_offsets"} <= set(tensors):
-            raise KeyError("a tensor is missing")
-    except (ValueError, KeyError, TypeError, AttributeError, struct.error, OverflowError) as error:
-        raise ValueError(f"{path} is damaged ({error}): {_MEND}") from None
-    return tensors
+class _Shard:
+    """One shard: its tensors as views of the mapped file, and what is asked of every image as plain numbers."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        if not path.is_file():
+            raise ValueError(f"{path} is missing: {_MEND}")
+        if path.stat().st_size != size:
+            raise ValueError(f"{path} has {path.stat().st_size} bytes, the index says {size}: {_MEND}")
+        try:
+            with path.open("rb") as file:  # copy on write: torch takes only what may be written to
+                self.file = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            data = np.frombuffer(self.file, np.uint8)
+            (length,) = struct.unpack("<Q", data[:8].tobytes())
+            header = json.loads(data[8 : 8 + length].tobytes())
+            header.pop("__metadata__", None)
+            self.tensors: dict[str, np.ndarray] = {}
+            for name, entry in header.items():
+                begin, end = (8 + length + offset for offset in entry["data_offsets"])
+                self.tensors[name] = data[begin:end].view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
+            if not set(self.tensors) >= _TENSORS:
+                raise KeyError("a tensor is missing")
+            self.begin = 8 + length + header["features"]["data_offsets"][0]
+            self.row_bytes = self.tensors["features"].strides[0]
+            self.offsets: list[int] = self.tensors["offsets"].tolist()
+            self.widths: list[float] = self.tensors["widths"].tolist()
+            self.heights: list[float] = self.tensors["heights"].tolist()
+            firsts = self.tensors["offsets"][:-1]
+            self.scored = (~np.isnan(self.tensors["scores"][firsts])).tolist()
+            located = self.tensors.get("locations")
+            self.located = [False] * len(firsts) if located is None else (~np.isnan(located[firsts, 0])).tolist()
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, struct.error, OverflowError) as error:
+            raise ValueError(f"{path} is damaged ({error}): {_MEND}") from None
+
+    def expect(self, row: int) -> None:
+        """Have the system fetch an image's features in one piece, not page by page as they are touched."""
+        if _WILL_NEED is not None:
+            begin = self.begin + self.offsets[row] * self.row_bytes
+            page = begin - begin % mmap.PAGESIZE
+            self.file.madvise(
+                _WILL_NEED, page, begin - page + (self.offsets[row + 1] - self.offsets[row]) * self.row_bytes
+            )
 
 
 def _offsets(lengths: list[int]) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-
-
-def write_json(path: Path, value: object) -> None:
-    """Replace a JSON file in one step, so that a reader sees the old one or the new one."""
-    _write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
-
-
-def _write_bytes(path: Path, data: bytes) -> None:
-    temporary = path.with_name(path.name + ".writing")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from uniter import draws
+from uniter.files import replacing
 from uniter.regions.detectors import (
     SmallDetector,
     SmallDetectorConfig,
@@ -122,8 +123,8 @@ def train_detector(
             if checkpoint is not None:
                 state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
                 state |= {"schedule": schedule.state_dict(), "step": step + 1}
-                torch.save(state, f"{checkpoint}.writing")
-                Path(f"{checkpoint}.writing").replace(checkpoint)
+                with replacing(Path(checkpoint)) as temporary:
+                    torch.save(state, temporary)
     return calibrate(SmallDetector.load(out), pictures, out)
 
 

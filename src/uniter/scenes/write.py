@@ -1,7 +1,6 @@
 """A folder of the embedded world in the benchmarks' own layouts, for the tasks to read as they read public files."""
 
 import json
-import os
 import pickle
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from uniter import draws
+from uniter.files import replacing, write_bytes, write_json
 from uniter.scenes.draw import draw
 from uniter.scenes.language import ANSWERS, Question, captions, questions, referring
 from uniter.scenes.words import VALUES
@@ -59,9 +59,9 @@ def make(
     numbers["captions"] = _write_captions(out, scenes, seed)
     numbers["questions"] = sum(_write_questions(out, split, scenes, seed) for split in settings["pictures"])
     numbers["references"] = _write_references(out, scenes, seed)
-    _write(out / "truth.jsonl", "".join(json.dumps(asdict(scene)) + "\n" for scene in scenes).encode())
+    write_bytes(out / "truth.jsonl", "".join(json.dumps(asdict(scene)) + "\n" for scene in scenes).encode())
     manifest = settings | {"numbers": numbers, "done": True}
-    _write_json(out / "scenes.json", manifest, indent=1)
+    write_json(out / "scenes.json", manifest, indent=1)
     return manifest
 
 
@@ -81,7 +81,7 @@ def _open(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
         if out.exists() and (not out.is_dir() or any(not entry.name.startswith(".") for entry in out.iterdir())):
             raise ValueError(f"{out} is there and holds no drawn world (no scenes.json): give a new or an empty folder")
         out.mkdir(parents=True, exist_ok=True)
-        _write_json(path, settings, indent=1)
+        write_json(path, settings, indent=1)
         return dict(settings)
     try:
         manifest = dict(json.loads(path.read_text(encoding="utf-8")))
@@ -96,25 +96,13 @@ def _open(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
     return manifest
 
 
-def _write(path: Path, content: bytes) -> None:
-    """All of a file or nothing: an interrupted run leaves no half-written file behind."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_bytes(content)
-    part.replace(path)
-
-
-def _write_json(path: Path, content: Any, indent: int | None = None) -> None:
-    _write(path, json.dumps(content, indent=indent).encode())
-
-
 def _draw_one(folder: Path, scene: Scene) -> None:
     path = folder / scene.file_name
-    part = path.with_name(f".{path.name}.part")
-    if path.suffix == ".jpg":
-        draw(scene).save(part, format="JPEG", quality=90)
-    else:
-        draw(scene).save(part, format="PNG")
-    part.replace(path)
+    with replacing(path, wait=False) as part:
+        if path.suffix == ".jpg":
+            draw(scene).save(part, format="JPEG", quality=90)
+        else:
+            draw(scene).save(part, format="PNG")
 
 
 def _draw_all(folder: Path, scenes: list[Scene], workers: int, progress: bool) -> None:
@@ -153,7 +141,7 @@ def _write_captions(out: Path, scenes: list[Scene], seed: int) -> int:
         sentids = [sentence["sentid"] for sentence in sentences]
         image = {"imgid": number, "filename": scene.file_name, "split": scene.split}
         images.append(image | {"sentids": sentids, "sentences": sentences})
-    _write_json(out / "dataset_scenes.json", {"dataset": "scenes", "images": images})
+    write_json(out / "dataset_scenes.json", {"dataset": "scenes", "images": images})
     return total
 
 
@@ -182,8 +170,8 @@ def _write_questions(out: Path, split: str, scenes: list[Scene], seed: int) -> i
         "data_subtype": split,
     }
     about = head | {"task_type": "Open-Ended", "questions": asked}
-    _write_json(out / f"v2_OpenEnded_scenes_{split}_questions.json", about)
-    _write_json(out / f"v2_scenes_{split}_annotations.json", head | {"annotations": answered})
+    write_json(out / f"v2_OpenEnded_scenes_{split}_questions.json", about)
+    write_json(out / f"v2_scenes_{split}_annotations.json", head | {"annotations": answered})
     return len(asked)
 
 
@@ -252,8 +240,8 @@ def _write_references(out: Path, scenes: list[Scene], seed: int) -> int:
     ]
     categories = [{"id": number + 1, "name": shape, "supercategory": "shape"} for number, shape in enumerate(SHAPES)]
     content = {"images": images, "annotations": annotations, "categories": categories}
-    _write_json(out / "instances.json", content)
-    _write(out / "refs(scenes).p", pickle.dumps(references, protocol=2))
+    write_json(out / "instances.json", content)
+    write_bytes(out / "refs(scenes).p", pickle.dumps(references, protocol=2))
     return sent_id
 
 

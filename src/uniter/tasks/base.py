@@ -4,7 +4,6 @@ import difflib
 import json
 import logging
 import math
-import os
 import pkgutil
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from uniter import draws
+from uniter.files import write_json
 from uniter.modeling_uniter import UniterPreTrainedModel
 from uniter.processing_uniter import (
     Encoded,
@@ -30,7 +30,8 @@ from uniter.processing_uniter import (
     ready_made,
 )
 from uniter.regions import Regions
-from uniter.regions.store import Store
+from uniter.regions.formats import open_regions
+from uniter.regions.source import RegionSource
 from uniter.training.batching import UNBOUNDED, evaluation_batches, in_order
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ log = logging.getLogger(__name__)
 Batch = dict[str, Tensor]
 Precision = Literal["float32", "bfloat16"]
 Predictions = Sequence[Any] | np.ndarray  # one an example
-Names = Store | Mapping[str, Regions]  # what knows which images there are
+Names = RegionSource | Mapping[str, Regions]  # what knows which images there are
 
 
 class Task:
@@ -49,7 +50,7 @@ class Task:
 
     Args:
         data: folder of the benchmark's public files.
-        regions: store of the pictures' regions; not needed to read examples or to score.
+        regions: the pictures' regions, or a path that `open_regions` reads; not needed to read examples or to score.
         processor: the vocabulary's owner; not needed to read examples or to score.
         seed: of whatever the task samples.
         options: the task's own; unknown ones are refused.
@@ -69,7 +70,7 @@ class Task:
     def __init__(
         self,
         data: str | Path,
-        regions: Names | str | Path | None = None,
+        regions: Names | str | Path | list[Path] | None = None,
         processor: UniterProcessor | None = None,
         seed: int = 0,
         **options: Any,
@@ -77,7 +78,7 @@ class Task:
         self.data = Path(data)
         if not self.data.is_dir():
             raise ValueError(f"{data}: no such folder; give the folder of the benchmark's public files")
-        self.regions = Store(regions) if isinstance(regions, str | Path) else regions
+        self.regions = open_regions(regions) if isinstance(regions, str | Path | list) else regions
         self.processor, self.seed = processor, seed
         for key in options:
             if key not in self.options:
@@ -316,10 +317,10 @@ class Task:
         return self._holding(image)[image]
 
     def num_regions(self, image: str) -> int:
-        """How many regions an image has; of a store without reading them."""
+        """How many regions an image has; of a store or foreign file without reading them."""
         if image not in self._counts:
             held = self._holding(image)
-            self._counts[image] = held.num_regions(image) if isinstance(held, Store) else len(held[image])
+            self._counts[image] = held.num_regions(image) if isinstance(held, RegionSource) else len(held[image])
         return self._counts[image]
 
     def _holding(self, image: str) -> Names:
@@ -327,7 +328,7 @@ class Task:
         if self.regions is None:
             raise ValueError(f"task {self.name} was given no regions: give the store of the pictures' regions")
         if image not in self.regions:
-            place = self.regions.path if isinstance(self.regions, Store) else "the regions given"
+            place = self.regions.path if isinstance(self.regions, RegionSource) else "the regions given"
             count = len(self.regions)
             raise ValueError(
                 f"{place} ({count} images): no image {image!r}, which {self.data} speaks of; extract its regions"
@@ -511,15 +512,6 @@ def corners(box: Any, place: Path | str) -> tuple[float, float, float, float]:
         raise ValueError(f"{place}: not a box of four numbers x y w h: {box!r:.80}; download or write it again")
     x, y, w, h = box
     return (x, y, x + w, y + h)
-
-
-def write_json(path: str | Path, value: Any) -> None:
-    """JSON, written to a temporary file that then takes the name."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(value) + "\n", encoding="utf-8")
-    temporary.replace(path)
 
 
 def interval(values: Sequence[float] | np.ndarray, seed: int = 0, resamples: int = 1000) -> tuple[float, float]:

@@ -1,6 +1,5 @@
 """Image and text retrieval (Flickr30K, COCO, scenes): Karpathy's files, negatives, recall. Paper section 4."""
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from uniter import draws
+from uniter.files import replacing, write_json
 from uniter.modeling_uniter import UniterForMatching, UniterPreTrainedModel
 from uniter.processing_uniter import Pair, Text, Vocabulary
 from uniter.tasks.base import (
@@ -27,7 +27,6 @@ from uniter.tasks.base import (
     name_finder,
     read_json,
     with_interval,
-    write_json,
 )
 from uniter.tasks.text_database import TextDatabase, open_split
 
@@ -331,13 +330,11 @@ class Retrieval(Task):
         With `examples`, beside it a file with `.ids.json` behind its name: `texts` (sentids), `images` (names).
         """
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         if examples is not None:
             ids = {"texts": [example.sentid for example in examples], "images": self._columns(examples)}
             write_json(ids_beside(path), ids)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        save_file({"scores": np.ascontiguousarray(predictions, dtype=np.float32)}, temporary)
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            save_file({"scores": np.ascontiguousarray(predictions, dtype=np.float32)}, temporary)
 
     def read(self, path: str | Path) -> np.ndarray:
         """What `write` wrote: (texts, images) float32."""

@@ -1,17 +1,15 @@
 """Text databases of the published code: LMDB folders of ready-made word pieces, with JSON files beside them."""
 
 import logging
-import os
 import re
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cached_property
 from glob import escape
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from uniter.databases import needs, open_database
 from uniter.processing_uniter import Vocabulary
 from uniter.tasks.base import field, read_json
 
@@ -20,9 +18,6 @@ log = logging.getLogger(__name__)
 SPECIAL = {"CLS": "[CLS]", "SEP": "[SEP]", "MASK": "[MASK]"}  # name in meta.json -> piece
 NAMED = re.compile(r"(.+)_([^_]+)\.db")  # <name>_<split>.db
 AGAIN = "copy or make the whole database folder again"
-
-_open: dict[Path, Any] = {}  # folder -> environment: LMDB allows one a process
-_opening = threading.Lock()
 
 
 class TextDatabase:
@@ -58,7 +53,7 @@ class TextDatabase:
         if vocabulary is not None:
             self._check(vocabulary)
         self._folder = self.path.resolve()
-        _environment(self._folder)
+        open_database(self._folder)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -82,12 +77,12 @@ class TextDatabase:
         Raises:
             ValueError: there is none, or it is damaged.
         """
-        with _environment(self._folder).begin() as transaction:
+        with open_database(self._folder).begin() as transaction:
             value = transaction.get(name.encode())
         if value is None:
             raise ValueError(f"{self.path}: data.mdb has no record {name!r}, which its JSON files name; {AGAIN}")
         try:
-            found = _module("msgpack").unpackb(_module("lz4.frame").decompress(value), raw=False, strict_map_key=False)
+            found = needs("msgpack").unpackb(needs("lz4.frame").decompress(value), raw=False, strict_map_key=False)
         except Exception as error:  # foreign bytes raise nearly anything
             said = " ".join(str(error).split())
             raise ValueError(
@@ -213,51 +208,3 @@ def open_split(
         raise ValueError(f"{folder}: {several} are all there; say which by giving that folder itself")
     known = ", ".join(path.name for paths in there.values() for path in paths)
     raise ValueError(f"{folder}: no text database of split {split!r}; it has {known}")
-
-
-def _environment(folder: Path) -> Any:
-    """The LMDB environment of a resolved folder, one a process.
-
-    Raises:
-        ValueError: `data.mdb` is damaged or cut short.
-    """
-    with _opening:
-        if folder not in _open:
-            _open[folder] = _open_environment(folder)
-        return _open[folder]
-
-
-def _forget_environments() -> None:
-    """In a process that was forked: close what was inherited, so that it is opened anew when it is asked for."""
-    global _opening
-    for environment in _open.values():
-        environment.close()
-    _open.clear()
-    _opening = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_environments)
-
-
-def _open_environment(path: Path) -> Any:
-    lmdb = _module("lmdb")
-    try:
-        environment = lmdb.open(str(path), readonly=True, lock=False, readahead=True, create=False, max_dbs=0)
-        last, page = environment.info()["last_pgno"], environment.stat()["psize"]
-    except lmdb.Error as error:
-        raise ValueError(f"{path / 'data.mdb'}: no LMDB, or damaged ({error}); {AGAIN}") from None
-    size = (path / "data.mdb").stat().st_size
-    if size < (last + 1) * page:  # reading behind the end of the file would kill the process
-        environment.close()
-        raise ValueError(f"{path / 'data.mdb'}: cut short, {size} bytes of {(last + 1) * page}; {AGAIN}")
-    return environment
-
-
-def _module(name: str) -> Any:
-    try:
-        return import_module(name)
-    except ModuleNotFoundError:
-        raise ValueError(
-            f'text databases are read with {name.split(".")[0]}, which is not installed: pip install "uniter[formats]"'
-        ) from None

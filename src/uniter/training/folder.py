@@ -16,9 +16,9 @@ import torch
 import yaml
 from filelock import FileLock, Timeout
 
+from ..files import write_json, write_text
 from ..recipe import read_yaml
 from .plots import draw_plots
-from .saving import write_text
 
 PACKAGES = ("uniter", "torch", "transformers", "safetensors", "numpy", "pydantic")
 
@@ -89,7 +89,7 @@ class RunFolder:
         if path.is_file():
             with contextlib.suppress(ValueError):
                 sessions = json.loads(path.read_text(encoding="utf-8"))
-        write_text(path, json.dumps([*sessions, environment()], indent=1))
+        write_json(path, [*sessions, environment()], indent=1)
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -99,7 +99,7 @@ class RunFolder:
 
     def finish(self, result: dict[str, Any]) -> None:
         """Mark the run as finished."""
-        write_text(self.path / "result.json", json.dumps(result, indent=1))
+        write_json(self.path / "result.json", result, indent=1)
 
     def cut_log(self, step: int) -> None:
         """Drop the log's lines after `step`: those updates will be done again."""
@@ -131,7 +131,7 @@ class RunFolder:
     def write_incident(self, incident: dict[str, Any]) -> Path:
         """Write what went wrong to incident.json."""
         path = self.path / "incident.json"
-        write_text(path, json.dumps(incident, indent=1))
+        write_json(path, incident, indent=1)
         return path
 
     def close(self) -> None:
