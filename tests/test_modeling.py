@@ -4,8 +4,10 @@ import torch
 from uniter.configuration_uniter import UniterConfig
 from uniter.modeling_uniter import (
     UniterForAnswers,
+    UniterForChoice,
     UniterForGrounding,
     UniterForMatching,
+    UniterForPairs,
     UniterForPreTraining,
     UniterModel,
 )
@@ -177,3 +179,79 @@ def test_losses_of_the_heads():
     out = matching(**batch, labels=torch.tensor([-1, 0]))
     score = out.logits.sigmoid()
     torch.testing.assert_close(out.loss, (0.2 + score[1] - score[0]).clamp(min=0))
+
+
+@pytest.mark.parametrize("form", ["paired", "triplet", "paired-attn"])
+@torch.no_grad()
+def test_pairs_whatever_the_padding_and_the_neighbours(form):
+    torch.manual_seed(0)
+    model = UniterForPairs(tiny(pair_form=form, type_vocab_size=3, initializer_range=0.3)).eval()
+    examples = rows([9, 4, 6, 8], [3, 8, 5, 2])
+    batch = collate(examples, text_pad=5, region_pad=4)
+    batch["regions"][~batch["region_mask"]] = 1e3
+    batch["region_types"] = torch.tensor([1, 2, 1, 2])[:, None].expand(batch["region_mask"].shape)
+    each = 1 if form == "triplet" else 2
+    logits = model(**batch).logits
+    assert logits.shape == (4 // each, 2)
+    for k in range(len(logits)):
+        alone = collate(examples[k * each : (k + 1) * each])
+        kinds = batch["region_types"][k * each : (k + 1) * each, : alone["regions"].shape[1]]
+        torch.testing.assert_close(model(**alone, region_types=kinds).logits[0], logits[k], atol=1e-5, rtol=0)
+    if form != "triplet":
+        other_way = {key: value[[1, 0, 3, 2]] for key, value in batch.items()}
+        assert (model(**other_way).logits - logits).abs().max() > 1e-3  # left and right are told apart
+        with pytest.raises(ValueError, match="two rows"):
+            model(**{key: value[:3] for key, value in batch.items()})
+    labels = torch.tensor([1, 0, 0, 1][: len(logits)])
+    expected = torch.nn.functional.cross_entropy(logits, labels)
+    torch.testing.assert_close(model(**batch, labels=labels).loss, expected)
+
+
+def test_an_unknown_form_of_pairs_is_an_error():
+    with pytest.raises(ValueError, match="'quartet' is none of paired, triplet, paired-attn"):
+        tiny(pair_form="quartet")
+
+
+def test_bare_projections_keep_the_xavier_start(tmp_path):
+    torch.manual_seed(0)
+    UniterModel(tiny()).save_pretrained(tmp_path)
+    fresh = UniterForPairs(tiny(pair_form="paired-attn"))
+    loaded = UniterForPairs.from_pretrained(tmp_path, config=tiny(pair_form="paired-attn"))
+    for model in (fresh, loaded):
+        bound = (6 / (4 * 32)) ** 0.5  # Xavier's, of the (3 * 32, 32) matrix
+        for attention in (model.attn1, model.attn2):
+            assert 0.9 * bound < attention.in_proj_weight.abs().max() <= bound
+            assert attention.in_proj_bias.eq(0).all() and attention.out_proj.bias.eq(0).all()
+            assert 0.01 < attention.out_proj.weight.std() < 0.03
+
+
+@torch.no_grad()
+def test_choice_whatever_the_padding_and_the_neighbours():
+    torch.manual_seed(0)
+    model = UniterForChoice(tiny(type_vocab_size=4, initializer_range=0.3)).eval()
+    examples = rows([9, 4, 6, 8], [3, 8, 5, 2])
+    labels = torch.tensor([0, 1, 0, 0])
+    out = model(**collate(examples, text_pad=5, region_pad=4), labels=labels)
+    assert out.logits.shape == (4, 2) and any(isinstance(part, torch.nn.ReLU) for part in model.vcr_output)
+    for i, example in enumerate(examples):
+        alone = model(**collate([example])).logits[0]
+        torch.testing.assert_close(alone, out.logits[i], atol=1e-5, rtol=0)
+    torch.testing.assert_close(out.loss, torch.nn.functional.cross_entropy(out.logits, labels))
+
+
+@torch.no_grad()
+def test_grounding_ranks_the_right_region_above_a_wrong_one():
+    torch.manual_seed(0)
+    model = UniterForGrounding(tiny(initializer_range=0.3)).eval()
+    batch = collate(rows([5, 7, 6, 4], [4, 6, 3, 1]))
+    labels = torch.tensor([2, 1, -1, 0])  # nothing to ground in the third row, nothing wrong in the last
+    score = model(**batch).logits.sigmoid()
+    given = model(**batch, labels=labels, negatives=torch.tensor([0, 3, 0, 0]), margin=0.5).loss
+    hinge = lambda row, wrong, right: (0.5 + score[row, wrong] - score[row, right]).clamp(min=0)
+    torch.testing.assert_close(given, hinge(0, 0, 2) + hinge(1, 3, 1))
+    hardest = model(**batch, labels=labels, negatives=torch.full((4,), -1), margin=0.5).loss
+    worst = [
+        max(hinge(row, wrong, right) for wrong in range(n) if wrong != right)
+        for row, right, n in [(0, 2, 4), (1, 1, 6)]
+    ]
+    torch.testing.assert_close(hardest, sum(worst))

@@ -95,3 +95,15 @@ def test_cls_and_sep_in_or_out_of_the_transport():
         [False] + [True] * 6 + [False],
         [False] + [True] * 3 + [False] * 4,
     ]
+
+
+def test_every_segment_hides_at_least_one_piece():
+    batch = words_batch(200, 9)  # CLS 2 pieces SEP 2 pieces SEP 1 piece SEP
+    batch["input_ids"][:, [3, 6]] = WORDS.sep
+    batch["text_types"] = torch.tensor([0, 0, 0, 2, 2, 2, 3, 3, 3]).expand(200, 9)
+    spoiled = mask_words(batch, draw(200), Masking(WORDS, probability=1e-9))
+    asked = spoiled["labels"] >= 0
+    assert (asked == torch.tensor([False, True, False, False, True, False, False, True, False])).all()
+    assert (spoiled["input_ids"][asked] == WORDS.mask).all()
+    batch["text_types"] = torch.zeros(200, 9, dtype=torch.int64)  # one segment, whatever SEPs are in it
+    assert (mask_words(batch, draw(200), Masking(WORDS, probability=1e-9))["labels"] >= 0).sum() == 200

@@ -3,8 +3,8 @@ import logging
 import numpy as np
 import pytest
 
-from uniter.processing_uniter import Pair, UniterProcessor, Vocabulary
-from uniter.regions import Regions
+from uniter.processing_uniter import Pair, Segment, UniterProcessor, Vocabulary
+from uniter.regions import Regions, concatenate
 
 TEXTS = ["a red circle left of the blue star", "Two small cups!", "the house is not green"]
 
@@ -108,3 +108,87 @@ def test_a_file_that_is_no_vocabulary_is_an_error(tmp_path):
     (tmp_path / "vocab.txt").write_text("a\nb\n")
     with pytest.raises(ValueError, match=r"\[PAD\]"):
         UniterProcessor.from_pretrained(tmp_path)
+
+
+def test_segments_have_a_sep_each_and_types_of_their_own(processor):
+    processor.max_text = 40
+    cls, sep, ids = processor.vocabulary.cls, processor.vocabulary.sep, processor.pieces
+    text = (Segment("red circle"), Segment(tuple(ids("blue")), 2), Segment("Two cups", 3))
+    q, a, r = ids("red circle"), ids("blue"), ids("Two cups")
+    encoded = processor.encode(Pair(text, regions(2)))
+    assert encoded.input_ids.tolist() == [cls, *q, sep, *a, sep, *r, sep]
+    assert encoded.text_types.tolist() == [0] * (1 + len(q)) + [2] * (1 + len(a)) + [3] * (2 + len(r))
+    before = processor.encode(Pair(text, regions(2)), sep_type="preceding")
+    assert before.input_ids.tolist() == encoded.input_ids.tolist()
+    assert before.text_types.tolist() == [0] * (2 + len(q)) + [2] * (1 + len(a)) + [3] * (1 + len(r))
+    with pytest.raises(ValueError, match="sep_type"):
+        processor.encode(Pair(text, regions(2)), sep_type="after")
+    batch = processor.collate([encoded, processor.encode(Pair("red", regions(1)))])
+    assert batch["text_types"][0].tolist() == encoded.text_types.tolist() and batch["text_types"][1].eq(0).all()
+
+
+def test_ready_made_pieces_are_taken_as_they_are(processor):
+    ids = tuple(processor.pieces(TEXTS[0]))
+    encoded = processor.encode(Pair(ids, regions(2)))
+    assert encoded.input_ids.tolist() == processor.encode(Pair(TEXTS[0], regions(2))).input_ids.tolist()
+    assert (encoded.text_types == 0).all()
+    assert len(processor.encode(Pair(ids * 10, regions(2))).input_ids) == 14  # cut to 12, CLS, SEP
+    for wrong in [
+        (),
+        (3, "red"),
+        (len(processor.vocabulary),),
+        (-1,),
+        [3, 4],
+        (Segment("red"), "blue"),
+        (Segment(""),),
+    ]:
+        with pytest.raises(ValueError, match=r"at least one word|vocabulary"):
+            processor.encode(Pair(wrong, regions(2)))
+
+
+@pytest.mark.parametrize(
+    "lengths, kept",
+    [
+        ((5, 4, 3), (5, 4, 3)),
+        ((20, 2, 3), (7, 2, 3)),
+        ((2, 9, 9), (2, 5, 5)),
+        ((9, 9, 1), (6, 5, 1)),
+        ((4, 4, 5), (4, 4, 4)),
+    ],
+)
+def test_the_longest_segment_is_cut_first_and_every_sep_stays(processor, lengths, kept):
+    text = tuple(Segment((7,) * length, kind) for kind, length in enumerate(lengths))
+    encoded = processor.encode(Pair(text, regions(2)))
+    is_sep = encoded.input_ids == processor.vocabulary.sep
+    assert is_sep.sum() == 3 and is_sep[-1]
+    found = [int(((encoded.text_types == kind) & (encoded.input_ids == 7)).sum()) for kind in range(3)]
+    assert tuple(found) == kept
+
+
+def test_a_segment_never_vanishes(processor):
+    text = tuple(Segment((7, 8), kind) for kind in range(3))
+    short = UniterProcessor(processor.vocabulary, max_text=2)
+    assert len(short.encode(Pair(text, regions(1))).input_ids) == 7
+
+
+def test_regions_have_a_type_each(processor):
+    encoded = processor.encode(Pair("red", regions(3), np.array([1, 2, 2])))
+    assert encoded.region_types.tolist() == [1, 2, 2] and encoded.region_types.dtype == np.int64
+    with pytest.raises(ValueError, match=r"2,.* 3 regions"):
+        processor.encode(Pair("red", regions(3), np.array([1, 2])))
+
+
+def test_regions_of_several_images_become_one():
+    left, right = regions(3), regions(2, seed=1)
+    one_size = concatenate([left, right])
+    assert (one_size.width, one_size.height, len(one_size)) == (100, 50, 5)
+    np.testing.assert_array_equal(one_size.boxes[3:], right.boxes)
+    small = Regions(right.features, right.boxes, 60, 70)
+    both = concatenate([left, small])
+    assert both.class_probs is None and one_size.class_probs.shape == (5, 4)
+    np.testing.assert_allclose(both.fractions(), np.concatenate([left.fractions(), small.fractions()]), rtol=1e-6)
+    np.testing.assert_array_equal(both.features[3:], small.features)
+    with pytest.raises(ValueError, match="feature sizes"):
+        concatenate([left, regions(2, features=6)])
+    with pytest.raises(ValueError, match="at least one"):
+        concatenate([])

@@ -12,10 +12,13 @@ _HOMES = {
     "UniterModel": "modeling_uniter",
     "UniterForPreTraining": "modeling_uniter",
     "UniterForAnswers": "modeling_uniter",
+    "UniterForChoice": "modeling_uniter",
     "UniterForGrounding": "modeling_uniter",
     "UniterForMatching": "modeling_uniter",
+    "UniterForPairs": "modeling_uniter",
     "UniterProcessor": "processing_uniter",
     "Pair": "processing_uniter",
+    "Segment": "processing_uniter",
     "Regions": "regions.regions",
     "Store": "regions.store",
     "extract": "regions.extract",
@@ -23,12 +26,15 @@ _HOMES = {
 __all__ = [
     "Pair",
     "Regions",
+    "Segment",
     "Store",
     "Uniter",
     "UniterConfig",
     "UniterForAnswers",
+    "UniterForChoice",
     "UniterForGrounding",
     "UniterForMatching",
+    "UniterForPairs",
     "UniterForPreTraining",
     "UniterModel",
     "UniterProcessor",
@@ -40,13 +46,15 @@ if TYPE_CHECKING:
     from uniter.configuration_uniter import UniterConfig
     from uniter.modeling_uniter import (
         UniterForAnswers,
+        UniterForChoice,
         UniterForGrounding,
         UniterForMatching,
+        UniterForPairs,
         UniterForPreTraining,
         UniterModel,
     )
     from uniter.pipeline import Uniter
-    from uniter.processing_uniter import Pair, UniterProcessor
+    from uniter.processing_uniter import Pair, Segment, UniterProcessor
     from uniter.regions.extract import extract
     from uniter.regions.regions import Regions
     from uniter.regions.store import Store

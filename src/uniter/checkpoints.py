@@ -1,6 +1,6 @@
 """Weights of the published code and its relatives <-> ours. The door for foreign checkpoints.
 
-Read so far: official UNITER files of the pre-training model and of the VQA, SNLI-VE, retrieval-rank and
+Read so far: official UNITER files of the pre-training model and of the VQA, SNLI-VE, VCR, NLVR2, retrieval-rank and
 referring-expression heads; the same with VILLA's `bert` prefix; BERT checkpoints as initialisation (old gamma and beta
 names too); any of them under `module.`, inside a wrapper, or in float16. Nothing is unpickled freely. The trunk's
 parameter names are the official ones, so most of the work is a matter of prefixes.
@@ -22,8 +22,10 @@ from torch import Tensor
 from uniter.configuration_uniter import UniterConfig
 from uniter.modeling_uniter import (
     UniterForAnswers,
+    UniterForChoice,
     UniterForGrounding,
     UniterForMatching,
+    UniterForPairs,
     UniterForPreTraining,
     UniterModel,
     UniterPreTrainedModel,
@@ -39,12 +41,13 @@ TIED = {
 HEADS: dict[str, tuple[str, type[UniterPreTrainedModel]]] = {
     "answers": ("vqa_output.3.weight", UniterForAnswers),
     "grounding": ("re_output.", UniterForGrounding),
+    "pairs": ("nlvr2_output.weight", UniterForPairs),
+    "choice": ("vcr_output.3.weight", UniterForChoice),
     "matching": ("rank_output.weight", UniterForMatching),
     "pretraining": ("cls.predictions.bias", UniterForPreTraining),
     "trunk": ("embeddings.word_embeddings.weight", UniterModel),
 }
 NOT_OURS = ("architectures", "model_type")
-NOT_YET = {"nlvr2_output.weight": "NLVR2", "vcr_output.3.weight": "VCR"}
 
 
 @dataclass(frozen=True)
@@ -109,8 +112,9 @@ def import_weights(
     Args:
         path: as in `read_state`.
         config: the official JSON, or its content.
-        head: "pretraining", "answers", "grounding", "matching" or "trunk"; found out from the file if left out. A
-            text-only BERT file is an initialisation: say "pretraining" (or "trunk") and the image side is drawn.
+        head: "pretraining", "answers", "grounding", "pairs", "choice", "matching" or "trunk"; found out from the
+            file if left out. A text-only BERT file is an initialisation: say "pretraining" (or "trunk") and the image
+            side is drawn.
         missing: how many trunk tensors may be missing, the image side of a BERT file apart.
 
     Raises:
@@ -157,11 +161,6 @@ def _head(state: dict[str, Tensor], head: str | None, path: str | Path) -> type[
         if head not in HEADS:
             raise ValueError(f"no head {head!r}: choose one of {', '.join(HEADS)}")
         return HEADS[head][1]
-    for marker, task in NOT_YET.items():
-        if marker in state:
-            raise ValueError(
-                f"{path}: a {task} model, whose head this version does not have; --head trunk takes its trunk"
-            )
     for marker, kind in HEADS.values():
         if any(marker in key for key in state):
             return kind
@@ -183,7 +182,7 @@ def _settings(config: str | Path | dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in found.items() if (key in known or key == "hidden_act") and key not in NOT_OURS}
 
 
-def _sizes(state: dict[str, Tensor]) -> dict[str, int]:
+def _sizes(state: dict[str, Tensor]) -> dict[str, Any]:
     """What the tensors themselves say about the model's shape."""
     places = {
         "vocab_size": ("embeddings.word_embeddings.weight", 0),
@@ -193,12 +192,15 @@ def _sizes(state: dict[str, Tensor]) -> dict[str, int]:
         "num_region_classes": ("region_classifier.net.3.weight", 0),
         "num_labels": ("vqa_output.3.weight", 0),
     }
-    found = {}
+    found: dict[str, Any] = {}
     for name, (ending, axis) in places.items():
         for key, value in state.items():
             if key.endswith(ending) and not key.startswith("cls."):
                 found[name] = value.shape[axis]
     found["grounding_layers"] = 2 if "re_output.3.weight" in state else 1
+    if (pairs := state.get("nlvr2_output.weight")) is not None:
+        triplet = pairs.shape[1] == state["uniter.pooler.dense.weight"].shape[0]
+        found["pair_form"] = "paired-attn" if "attn1.in_proj_weight" in state else "triplet" if triplet else "paired"
     return found
 
 

@@ -13,6 +13,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
 }
 
+PAIR_FORMS = ("paired", "triplet", "paired-attn")
+
 
 def wrong_value(settings: Mapping[str, Any]) -> str | None:
     """The first setting whose value is of another type than `UniterConfig` says, with both; None if all are right."""
@@ -41,10 +43,12 @@ class UniterConfig(PreTrainedConfig):
         region_feature_size: length of a region's feature vector; 2048 for bottom-up attention.
         num_region_classes: classes of the detector, background (column 0) included; 1601 for bottom-up attention.
         grounding_layers: 1 or 2 linear layers in the referring-expression head.
+        pair_form: how `UniterForPairs` compares two images: "paired" and "paired-attn" see each with the text and then
+            compare pooled states or attend to each other; "triplet" sees both at once (paper section 4, NLVR2).
         detector: fingerprint of the detector whose regions the model was trained on; None accepts any.
 
     Raises:
-        ValueError: the heads do not divide the width.
+        ValueError: the heads do not divide the width, or no such `pair_form`.
     """
 
     model_type = "uniter"
@@ -64,6 +68,7 @@ class UniterConfig(PreTrainedConfig):
         region_feature_size: int = 2048,
         num_region_classes: int = 1601,
         grounding_layers: int = 1,
+        pair_form: str = "paired",
         detector: str | None = None,
         **kwargs,
     ):
@@ -71,6 +76,8 @@ class UniterConfig(PreTrainedConfig):
             raise ValueError(
                 f"hidden_size {hidden_size} is not a multiple of num_attention_heads {num_attention_heads}"
             )
+        if pair_form not in PAIR_FORMS:
+            raise ValueError(f"pair_form {pair_form!r} is none of {', '.join(PAIR_FORMS)}")
         self.vocab_size = vocab_size
         self.hidden_size = hidden_size
         self.num_hidden_layers = num_hidden_layers
@@ -84,6 +91,7 @@ class UniterConfig(PreTrainedConfig):
         self.region_feature_size = region_feature_size
         self.num_region_classes = num_region_classes
         self.grounding_layers = grounding_layers
+        self.pair_form = pair_form
         self.detector = detector
         super().__init__(**kwargs)
 

@@ -295,6 +295,9 @@ class UniterPreTrainedModel(PreTrainedModel):
         if isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
+        if isinstance(module, nn.MultiheadAttention):  # its projection is bare, which the published rule passes over
+            nn.init.xavier_uniform_(module.in_proj_weight)
+            nn.init.zeros_(module.in_proj_bias)
         for name in getattr(module, "bare_biases", ()):
             nn.init.zeros_(getattr(module, name))
 
@@ -603,17 +606,129 @@ class UniterForGrounding(UniterPreTrainedModel):
             self.re_output = nn.Linear(config.hidden_size, 1)
         self.post_init()
 
-    def forward(self, labels: Tensor | None = None, **inputs) -> HeadOutput:
-        """Logits (B, R), padded regions -1e4; with `labels` (B,) region indices (-1 = no right region) the loss.
+    def forward(
+        self, labels: Tensor | None = None, negatives: Tensor | None = None, margin: float = 0.2, **inputs
+    ) -> HeadOutput:
+        """Logits (B, R), padded regions -1e4; with `labels` the loss.
 
-        The loss is cross-entropy over regions, SUMMED over the batch (published).
+        Args:
+            labels: (B,) the right region's index, -1 = none.
+            negatives: (B,) the index of a wrong region to rank below it, -1 = the one that scores highest.
+            margin: of the ranking loss, on the sigmoid scale.
+            inputs: as in `UniterModel.forward`.
+
+        The loss is cross-entropy over regions; with `negatives` it is the hinge max(0, margin + sigmoid(negative) -
+        sigmoid(right)), 0 where a row has no right or no wrong region. Both are SUMMED over the batch (published).
         """
         states = self.uniter(**inputs).regions
         logits = self.re_output(states).squeeze(-1).float()
         if inputs.get("region_mask") is not None:
             logits = logits.masked_fill(~inputs["region_mask"].bool(), MASKED_SCORE)
-        loss = None if labels is None else F.cross_entropy(logits, labels, ignore_index=-1, reduction="sum")
+        if labels is None:
+            loss = None
+        elif negatives is None:
+            loss = F.cross_entropy(logits, labels, ignore_index=-1, reduction="sum")
+        else:
+            loss = self._ranking_loss(logits, labels, negatives, margin)
         return HeadOutput(loss=loss, logits=logits)
+
+    @staticmethod
+    def _ranking_loss(logits_BR: Tensor, labels: Tensor, negatives: Tensor, margin: float) -> Tensor:
+        right = labels.clamp(min=0)[:, None]
+        hardest = logits_BR.detach().scatter(1, right, -torch.inf).argmax(1)
+        wrong = torch.where(negatives < 0, hardest, negatives)[:, None]
+        right_score, wrong_score = logits_BR.gather(1, right).squeeze(1), logits_BR.gather(1, wrong).squeeze(1)
+        hinge = F.relu(margin + torch.sigmoid(wrong_score) - torch.sigmoid(right_score))
+        counts = (labels >= 0) & (wrong != right).squeeze(1) & (wrong_score > MASKED_SCORE)
+        return hinge.masked_fill(~counts, 0.0).sum()
+
+
+class AttentionPool(nn.Module):
+    """One vector for a sequence: the mean of its states, weighted by a learned score that is never negative."""
+
+    def __init__(self, config: UniterConfig):
+        super().__init__()
+        self.fc = nn.Sequential(nn.Linear(config.hidden_size, 1), nn.ReLU())
+        self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
+
+    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+        """(B, L, D) and a (B, L) mask, True = real -> (B, D)."""
+        scores = self.fc(states).squeeze(-1).float().masked_fill(~mask, MASKED_SCORE)
+        return (self.dropout(scores.softmax(1)).to(states.dtype)[:, None] @ states).squeeze(1)
+
+
+class UniterForPairs(UniterPreTrainedModel):
+    """Says whether a sentence is true of two images (NLVR2), in the form that `config.pair_form` names.
+
+    "paired" and "paired-attn" take two rows an example: 2k shows the text and the left image, 2k + 1 the text and the
+    right one. "triplet" takes one row with the regions of both. Segment types tell left (1) from right (2). Paper
+    section 4, NLVR2.
+    """
+
+    def __init__(self, config: UniterConfig):
+        super().__init__(config)
+        self.uniter = UniterModel(config)
+        hidden, dropout = config.hidden_size, config.attention_probs_dropout_prob
+        if config.pair_form == "paired-attn":
+            heads = config.num_attention_heads
+            self.attn1 = nn.MultiheadAttention(hidden, heads, dropout, batch_first=True)
+            self.attn2 = nn.MultiheadAttention(hidden, heads, dropout, batch_first=True)
+            self.fc = nn.Sequential(nn.Linear(2 * hidden, hidden), nn.ReLU(), nn.Dropout(config.hidden_dropout_prob))
+            self.attn_pool = AttentionPool(config)
+        self.nlvr2_output = nn.Linear(hidden if config.pair_form == "triplet" else 2 * hidden, 2)
+        self.post_init()
+
+    def forward(self, labels: Tensor | None = None, **inputs) -> HeadOutput:
+        """Logits (B, 2), column 1 = true; with `labels` (B,) of 0 and 1 the loss, MEAN cross-entropy (published).
+
+        Raises:
+            ValueError: an odd number of rows where two make an example.
+        """
+        out = self.uniter(**inputs)
+        form, rows = self.config.pair_form, len(out.pooled)
+        if form != "triplet" and rows % 2:
+            raise ValueError(f"{rows} rows: with pair_form {form!r} two rows, left and right, make an example")
+        if form == "paired-attn":
+            states = self._attended(*_joint(out, inputs))
+        else:
+            states = out.pooled
+        logits = self.nlvr2_output(states if form == "triplet" else states.view(rows // 2, -1)).float()
+        return HeadOutput(loss=None if labels is None else F.cross_entropy(logits, labels), logits=logits)
+
+    def _attended(self, states: Tensor, mask: Tensor) -> Tensor:
+        """(rows, L, D) states and a (rows, L) mask -> (rows, D), each row having read the other of its example."""
+        left, right = states[::2], states[1::2]
+        read = lambda attention, own, other, real: attention(own, other, other, ~real, need_weights=False)[0]
+        seen = torch.stack([read(self.attn1, left, right, mask[1::2]), read(self.attn2, right, left, mask[::2])], 1)
+        return self.attn_pool(self.fc(torch.cat([seen.flatten(0, 1), states], 2)), mask)
+
+
+def _joint(out: UniterOutput, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """(B, T + R, D) states, text block first, and (B, T + R) bool, True where they are no padding."""
+    assert out.text is not None and out.regions is not None, "this form reads text and regions"
+    masks = []
+    for states, name in ((out.text, "text_mask"), (out.regions, "region_mask")):
+        given = inputs.get(name)
+        masks.append(states.new_ones(states.shape[:2], dtype=torch.bool) if given is None else given.bool())
+    return torch.cat([out.text, out.regions], 1), torch.cat(masks, 1)
+
+
+class UniterForChoice(UniterPreTrainedModel):
+    """Says of each row whether its answer or rationale is the right one (VCR); a choice is ranked by column 1."""
+
+    def __init__(self, config: UniterConfig):
+        super().__init__(config)
+        self.uniter = UniterModel(config)
+        self.vcr_output = two_layers(config, 2 * config.hidden_size, 2, nn.ReLU())
+        self.post_init()
+
+    def forward(self, labels: Tensor | None = None, **inputs) -> HeadOutput:
+        """Logits (rows, 2), a row a choice; with `labels` (rows,) of 0 and 1 the loss.
+
+        The loss is cross-entropy, MEAN over rows, which do not compete with each other (published).
+        """
+        logits = self.vcr_output(self.uniter(**inputs).pooled).float()
+        return HeadOutput(loss=None if labels is None else F.cross_entropy(logits, labels), logits=logits)
 
 
 class UniterForMatching(UniterPreTrainedModel):

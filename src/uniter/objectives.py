@@ -105,20 +105,24 @@ def mask_words(batch: Batch, rows: Draws, masking: Masking) -> Batch:
     """Choose words and hide them, as published.
 
     Each piece but CLS and SEP is chosen on its own with the masking probability; of the chosen 80% become [MASK], 10% a
-    random ordinary piece and 10% stay. If none was chosen, the first piece becomes [MASK]. Adds `labels` (B, T): the
-    original piece where one was chosen, -1 elsewhere.
+    random ordinary piece and 10% stay. If none of a segment was chosen, its first piece becomes [MASK] (a text's pieces
+    of one type are a segment: VCR's question, answer and rationale). Adds `labels` (B, T): the original piece where one
+    was chosen, -1 elsewhere.
     """
     vocabulary = masking.vocabulary
     ids = batch["input_ids"].numpy()
     width = ids.shape[1]
     candidates = batch["text_mask"].numpy() & (ids != vocabulary.cls) & (ids != vocabulary.sep)
     chosen = candidates & (rows.uniform("mlm-choose", width) < masking.probability)
-    forced = ~chosen.any(1) & candidates.any(1)
-    first = candidates.argmax(1)
-    chosen[forced, first[forced]] = True
-
     fate = rows.uniform("mlm-fate", width)
-    fate[forced, first[forced]] = 0.0
+    types = batch["text_types"].numpy() if "text_types" in batch else np.zeros_like(ids)
+    for kind in np.unique(types[candidates]):
+        segment = candidates & (types == kind)
+        (forced,) = np.nonzero(segment.any(1) & ~(segment & chosen).any(1))
+        first = segment.argmax(1)[forced]
+        chosen[forced, first] = True
+        fate[forced, first] = 0.0
+
     low, high = vocabulary.first_ordinary, len(vocabulary)
     other = low + np.floor(rows.uniform("mlm-word", width) * (high - low)).astype(np.int64)
     hidden = np.where(chosen & (fate < 0.8), vocabulary.mask, np.where(chosen & (fate >= 0.9), other, ids))

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -29,20 +30,46 @@ log = logging.getLogger(__name__)
 SPECIAL_PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 TEXT_TYPE, REGION_TYPE = 0, 1
 
+Pieces = tuple[int, ...]  # word pieces by number, without CLS and SEP
+SepType = Literal["following", "preceding"]  # whose type a SEP between two segments has
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A part of a text that has a segment type of its own (VCR: question 0, answer 2, rationale 3).
+
+    Args:
+        text: a sentence or ready-made pieces.
+        type: segment type of its pieces.
+    """
+
+    text: str | Pieces
+    type: int = TEXT_TYPE
+
+
+Text = str | Pieces | tuple[Segment, ...]
+
+
+class Tokens(NamedTuple):
+    """A text as the encoder reads it: CLS, pieces, SEP after each segment; (T,) int64 both."""
+
+    input_ids: np.ndarray
+    types: np.ndarray
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:
     """What the encoder is shown once: a text and the regions of an image.
 
     Args:
-        text: a sentence.
-        regions: the image's regions.
-        region_type: segment type of the regions (NLVR2 tells left from right by it).
+        text: a sentence, ready-made pieces (a tuple of ints), or a tuple of `Segment`.
+        regions: the image's regions; `regions.regions.concatenate` makes one of several images.
+        region_type: segment type of the regions, one for all or (R,) (NLVR2 tells left from right by it).
     """
 
-    text: str
+    text: Text
     regions: Regions
-    region_type: int = REGION_TYPE
+    region_type: int | np.ndarray = REGION_TYPE
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +184,8 @@ class UniterProcessor:
 
     Args:
         vocabulary: the word pieces.
-        max_text: longest text in pieces, CLS and SEP not counted (published: 60); longer ones are cut, SEP is kept.
+        max_text: longest text in pieces, CLS and SEP not counted (published: 60); longer ones are cut, every SEP is
+            kept. Of several segments the longest is cut first (of equal ones the last), and each keeps a piece.
     """
 
     def __init__(self, vocabulary: Vocabulary, max_text: int = 60):
@@ -176,19 +204,73 @@ class UniterProcessor:
         """
         return self.pieces_of([text])[0]
 
-    def pieces_of(self, texts: Sequence[str]) -> list[list[int]]:
+    def pieces_of(self, texts: Sequence[str | Pieces]) -> list[list[int]]:
         """`pieces` of many texts at once."""
-        for text in texts:
-            if not isinstance(text, str) or not text.strip():
-                raise ValueError(f"a text must hold at least one word, got {text!r}")
-        numbers = [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+        return [self._cut([ids], text)[0] for ids, text in zip(self._split(texts), texts, strict=True)]
+
+    def tokens(self, texts: Sequence[Text], sep_type: SepType = "following") -> list[Tokens]:
+        """CLS s1 SEP s2 SEP ... of each text, and the types; strings of all texts are cut into pieces in bulk.
+
+        Args:
+            texts: of one segment (a string or pieces) or of several; CLS has the type of the first one.
+            sep_type: a SEP between two segments has the type of the one it opens ("following": VCR fine-tuning) or of
+                the one it closes ("preceding": VCR second-stage pre-training); the last SEP that of the last segment.
+
+        Raises:
+            ValueError: a segment holds no word, or a piece that the vocabulary does not have.
+        """
+        if sep_type not in ("following", "preceding"):
+            raise ValueError(f"sep_type must be 'following' or 'preceding', got {sep_type!r}")
+        split = [_segments(text) for text in texts]
+        ids = iter(self._split([segment.text for segments in split for segment in segments]))
+        return [
+            self._joined(self._cut([next(ids) for _ in segments], text), segments, sep_type == "following")
+            for text, segments in zip(texts, split, strict=True)
+        ]
+
+    def _joined(self, parts: Sequence[Sequence[int]], segments: Sequence[Segment], following: bool) -> Tokens:
+        ids, types = [self.vocabulary.cls], [segments[0].type]
+        for i, (part, segment) in enumerate(zip(parts, segments, strict=True)):
+            sep_owner = segments[min(i + 1, len(segments) - 1)] if following else segment
+            ids += [*part, self.vocabulary.sep]
+            types += [segment.type] * len(part) + [sep_owner.type]
+        return Tokens(np.array(ids, dtype=np.int64), np.array(types, dtype=np.int64))
+
+    def _split(self, texts: Sequence[str | Pieces]) -> list[list[int]]:
+        """The pieces of each text, uncut; ready-made ones as they are."""
+        strings = [text for text in texts if isinstance(text, str)]
+        found = iter(self._tokenizer.encode_batch(strings, add_special_tokens=False))
+        numbers = [next(found).ids if isinstance(text, str) else self._checked(text) for text in texts]
         for text, ids in zip(texts, numbers, strict=True):
             if not ids:
                 raise ValueError(f"a text must hold at least one word, got {text!r}")
-            if len(ids) > self.max_text and not self._said_truncated:
-                log.warning("a text of %d pieces was cut to %d (said once): %.60s...", len(ids), self.max_text, text)
-                self._said_truncated = True
-        return [ids[: self.max_text] for ids in numbers]
+        return numbers
+
+    def _checked(self, pieces: Pieces) -> list[int]:
+        """Ready-made pieces, or an error where they cannot be ones."""
+        if not isinstance(pieces, tuple) or not all(isinstance(piece, int | np.integer) for piece in pieces):
+            raise ValueError(
+                "a text must hold at least one word, as a string, a tuple of pieces or a tuple of Segments; "
+                f"got {pieces!r}"
+            )
+        if pieces and not 0 <= min(pieces) <= max(pieces) < len(self.vocabulary):
+            raise ValueError(
+                f"pieces {min(pieces)} to {max(pieces)} are not all in the vocabulary of {len(self.vocabulary)}: use "
+                "the one that they were made with"
+            )
+        return [int(piece) for piece in pieces]
+
+    def _cut(self, parts: Sequence[list[int]], text: Text) -> list[list[int]]:
+        """The parts of one text, cut to `max_text` together: the longest first."""
+        lengths = [len(part) for part in parts]
+        keep = [min(length, self.max_text) for length in lengths]
+        while sum(keep) > max(self.max_text, len(keep)):
+            longest = max(range(len(keep)), key=lambda i: (keep[i], i))
+            keep[longest] -= 1
+        if keep != lengths and not self._said_truncated:
+            log.warning("a text of %d pieces was cut to %d (said once): %.60s...", sum(lengths), sum(keep), text)
+            self._said_truncated = True
+        return [part[:length] for part, length in zip(parts, keep, strict=True)]
 
     def count(self, text: str) -> int:
         """How many pieces a text has before it is cut, without CLS and SEP."""
@@ -204,25 +286,34 @@ class UniterProcessor:
 
     # ------------------------------------------------------------ pairs
 
-    def encode(self, pair: Pair, with_class_probs: bool = False) -> Encoded:
-        """One pair as arrays.
+    def encode(self, pair: Pair, with_class_probs: bool = False, sep_type: SepType = "following") -> Encoded:
+        """One pair as arrays; `sep_type` as in `tokens`.
 
         Raises:
-            ValueError: empty text, or class probabilities asked of regions that have none.
+            ValueError: empty text, class probabilities asked of regions that have none, or as many region types as
+                there are not regions.
         """
-        return self.join(self.wrap(self.pieces(pair.text)), pair.regions, pair.region_type, with_class_probs)
+        (tokens,) = self.tokens([pair.text], sep_type)
+        return self.join(tokens.input_ids, pair.regions, pair.region_type, with_class_probs, tokens.types)
 
     def join(
-        self, input_ids: np.ndarray, regions: Regions, region_type: int = REGION_TYPE, with_class_probs: bool = False
+        self,
+        input_ids: np.ndarray,
+        regions: Regions,
+        region_type: int | np.ndarray = REGION_TYPE,
+        with_class_probs: bool = False,
+        text_types: np.ndarray | None = None,
     ) -> Encoded:
-        """Ready-made pieces (CLS ... SEP) and regions as arrays."""
+        """Tokens (CLS ... SEP, their types 0 if left out) and regions as arrays."""
+        if np.ndim(region_type) and np.shape(region_type) != (len(regions),):
+            raise ValueError(f"region types of shape {np.shape(region_type)} for {len(regions)} regions")
         if with_class_probs and regions.class_probs is None:
             raise ValueError(
                 "these regions have no class probabilities; extract them again, or leave MRC and MRC-kl out"
             )
         return Encoded(
             input_ids=input_ids,
-            text_types=np.full(len(input_ids), TEXT_TYPE, dtype=np.int64),
+            text_types=np.full(len(input_ids), TEXT_TYPE, dtype=np.int64) if text_types is None else text_types,
             features=regions.features,
             locations=regions.fractions(),
             region_types=np.full(len(regions), region_type, dtype=np.int64),
@@ -252,7 +343,7 @@ class UniterProcessor:
             batch["class_probs"] = _pad(class_probs, np.float32)
         return batch
 
-    def __call__(self, texts: str | Sequence[str], regions: Regions | Sequence[Regions]) -> dict[str, Tensor]:
+    def __call__(self, texts: str | Sequence[Text], regions: Regions | Sequence[Regions]) -> dict[str, Tensor]:
         """Sentences and the regions of their images -> a batch; one `Regions` serves all sentences.
 
         Raises:
@@ -288,6 +379,13 @@ class UniterProcessor:
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path} is damaged ({error}): copy the model's folder again") from None
         return cls(Vocabulary.find(folder), **{**known, **settings})
+
+
+def _segments(text: Text) -> tuple[Segment, ...]:
+    """The segments of a text; a string or pieces are one of type 0."""
+    if isinstance(text, tuple) and text and all(isinstance(part, Segment) for part in text):
+        return text  # pyrefly: ignore[bad-return]
+    return (Segment(text),)  # pyrefly: ignore[bad-argument-type]  # whatever else it is, `_checked` refuses it
 
 
 def _pad(rows: Sequence[np.ndarray], dtype, value=0) -> Tensor:

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from uniter.regions.regions import Regions as Regions
+from uniter.regions.regions import concatenate as concatenate
 
 if TYPE_CHECKING:
     from uniter.regions.detectors import Detector as Detector

@@ -1,5 +1,6 @@
 """Regions: the places that a detector found in one image, and what it saw there. Units are said here, once."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,3 +64,28 @@ class Regions:
         return Regions(
             self.features[index], self.boxes[index], self.width, self.height, pick(self.class_probs), pick(self.scores)
         )
+
+
+def concatenate(parts: Sequence[Regions]) -> Regions:
+    """The regions of several images (NLVR2) or several stores of one image (VCR), one after the other, as if of one.
+
+    Boxes of one size of image stay in pixels; else each becomes fractions of its own image, in an image of size 1 x 1.
+    Class probabilities are kept if all parts have them; confidences, which must fall from first to last, are not.
+
+    Raises:
+        ValueError: no parts, or feature sizes differ.
+    """
+    if not parts:
+        raise ValueError("nothing to concatenate: give the regions of at least one image")
+    if len(sizes := {part.features.shape[1] for part in parts}) > 1:
+        raise ValueError(f"regions of different detectors cannot be joined: feature sizes {sorted(sizes)}")
+    probabilities = [part.class_probs for part in parts if part.class_probs is not None]
+    alike = len({(part.width, part.height) for part in parts}) == 1
+    width, height = (parts[0].width, parts[0].height) if alike else (1, 1)
+    return Regions(
+        np.concatenate([part.features for part in parts]),
+        np.concatenate([part.boxes if alike else part.fractions()[:, :4] for part in parts]),
+        width,
+        height,
+        np.concatenate(probabilities) if len(probabilities) == len(parts) else None,
+    )

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from uniter import draws
 from uniter.modeling_uniter import UniterPreTrainedModel
-from uniter.processing_uniter import Encoded, Pair, UniterProcessor
+from uniter.processing_uniter import Encoded, Pair, Text, Tokens, UniterProcessor
 from uniter.regions import Regions
 from uniter.regions.store import Store
 from uniter.training.batching import evaluation_batches, in_order
@@ -75,7 +75,7 @@ class Task:
                 raise ValueError(f"task {self.name} has no option {key!r}; {hint}")
             check_kind(self.name, key, options[key], self.options[key])
         self.settings: dict[str, Any] = {**self.options, **options}
-        self._pieces: dict[str, np.ndarray] = {}  # text -> CLS pieces SEP
+        self._tokens: dict[Text, Tokens] = {}
         self._counts: dict[str, int] = {}  # image -> number of regions
 
     # ------------------------------------------------------------ what a benchmark gives
@@ -84,7 +84,7 @@ class Task:
         """The examples of a split, in the files' order."""
         raise NotImplementedError
 
-    def shown(self, example: Any) -> list[tuple[str, str]]:
+    def shown(self, example: Any) -> Sequence[tuple[Text, str]]:
         """What the encoder is shown for an example, by name: (text, image) of each pair."""
         return [(example.text, example.image)]
 
@@ -148,16 +148,23 @@ class Task:
         """Ready-made pairs as arrays."""
         assert self.processor is not None, "a task that encodes needs a processor"
         join = self.processor.join
-        texts = self.pieces([pair.text for pair in pairs])
-        return [join(ids, pair.regions, pair.region_type) for ids, pair in zip(texts, pairs, strict=True)]
+        texts = self.tokens([pair.text for pair in pairs])
+        return [
+            join(text.input_ids, pair.regions, pair.region_type, text_types=text.types)
+            for text, pair in zip(texts, pairs, strict=True)
+        ]
 
-    def pieces(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """CLS pieces SEP of each text, int64; a text is cut into pieces once in the task's life, new ones in bulk."""
+    def tokens(self, texts: Sequence[Text]) -> list[Tokens]:
+        """Each text as tokens; a text is cut into pieces once in the task's life, new ones in bulk."""
         assert self.processor is not None, "a task that encodes needs a processor"
-        new = list({text for text in texts if text not in self._pieces})
+        new = list({text for text in texts if text not in self._tokens})
         if new:
-            self._pieces.update(zip(new, map(self.processor.wrap, self.processor.pieces_of(new)), strict=True))
-        return [self._pieces[text] for text in texts]
+            self._tokens.update(zip(new, self.processor.tokens(new), strict=True))
+        return [self._tokens[text] for text in texts]
+
+    def pieces(self, texts: Sequence[Text]) -> list[np.ndarray]:
+        """CLS pieces SEP of each text, int64."""
+        return [text.input_ids for text in self.tokens(texts)]
 
     def batch(self, examples: Sequence[Any], labels: bool = True) -> Batch:
         """These examples as tensors, with `labels` from `target`."""
