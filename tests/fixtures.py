@@ -210,7 +210,43 @@ def refer(folder: Path, images: int = 6) -> Case:
     return Case("refcoco", folder, regions, ["instances.json", "refs(unc).p"], coco_name("train", 1))
 
 
-MAKERS: dict[str, Callable[[Path], Case]] = {"retrieval": karpathy, "vqa": vqa_v2, "refcoco": refer}
+def snli_ve(folder: Path, sentences: int = 12) -> Case:
+    """SNLI-VE: a JSON record a line in the file of each split, two sentences an image, and an undecided one."""
+    regions = {}
+    for split, first in (("train", 1000), ("dev", 2000)):
+        records = []
+        for k in range(sentences):
+            image = f"{first + k // 2}"
+            regions.setdefault(f"{image}.jpg", random_regions(first + k // 2, 3 + k // 2 % 5))
+            caption = f"{image}.jpg#{k % 2}"
+            label = ("entailment", "neutral", "contradiction")[k % 3]
+            records.append(
+                {
+                    "Flickr30K_ID": image,
+                    "annotator_labels": [label] * 4 + ["neutral"],
+                    "captionID": caption,
+                    "gold_label": label if k != 5 else "-",
+                    "pairID": f"{caption}r1{label[0]}",
+                    "sentence1": "A man is there.",
+                    "sentence1_binary_parse": "( ( A man ) ( is there ) )",
+                    "sentence1_parse": "(ROOT)",
+                    "sentence2": f"The {COLOURS[k % 8]} {'dog' if k % 2 else 'cat'} is {'small' if k % 3 else 'big'}.",
+                    "sentence2_binary_parse": "( )",
+                    "sentence2_parse": "(ROOT)",
+                }
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        (folder / f"snli_ve_{split}.jsonl").write_text(lines, encoding="utf-8")
+    return Case("snli_ve", folder, regions, ["snli_ve_train.jsonl"], "1000.jpg")
+
+
+MAKERS: dict[str, Callable[[Path], Case]] = {
+    "retrieval": karpathy,
+    "vqa": vqa_v2,
+    "refcoco": refer,
+    "snli_ve": snli_ve,
+}
 
 
 def make_case(name: str, folder: Path) -> Case:
@@ -222,3 +258,36 @@ def make_case(name: str, folder: Path) -> Case:
     assert name in MAKERS, f"task {name!r} has no fixture: add a maker for it to MAKERS in tests/fixtures.py"
     folder.mkdir(parents=True, exist_ok=True)
     return MAKERS[name](folder)
+
+
+# ---------------------------------------------------------------- text databases
+
+META = {"UNK": 1, "CLS": 2, "SEP": 3, "MASK": 4, "v_range": [5, 91]}
+
+
+def write_text_database(folder: Path, records: Mapping[str, dict[str, Any]], **files: Any) -> Path:
+    """A text database in the published layout; other JSON files beside it by name, without .json.
+
+    Args:
+        folder: to make.
+        records: id -> record; `img_fname` also goes into txt2img.json and img2txts.json.
+        files: content of JSON files; None leaves one out.
+    """
+    import lmdb
+    import lz4.frame
+    import msgpack
+
+    folder.mkdir(parents=True)
+    with lmdb.open(str(folder), map_size=1 << 20, lock=False) as environment, environment.begin(write=True) as put:
+        for name, record in records.items():
+            put.put(name.encode(), lz4.frame.compress(msgpack.packb(record, use_bin_type=True)))
+    txt2img = {name: record["img_fname"] for name, record in records.items() if "img_fname" in record}
+    img2txts: dict[str, list[str]] = {}
+    for name, image in txt2img.items():
+        img2txts.setdefault(str(image), []).append(name)
+    lengths = {name: len(record.get("input_ids", ())) for name, record in records.items()}
+    usual = {"id2len": lengths, "txt2img": txt2img, "img2txts": img2txts, "meta": META}
+    for name, content in {**usual, **files}.items():
+        if content is not None:
+            write(folder / f"{name}.json", content)
+    return folder

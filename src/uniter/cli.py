@@ -112,8 +112,10 @@ def finetune(
     _train("finetune", recipe, overrides, out, quiet)
 
 
-Task = Annotated[str, typer.Argument(help="Task by name (vqa, refcoco, retrieval) or module path.")]
-Data = Annotated[Path, typer.Option("--data", help="Folder of the benchmark's own files.")]
+Task = Annotated[str, typer.Argument(help="Task by name (vqa, refcoco, retrieval, snli_ve) or module path.")]
+Data = Annotated[
+    Path, typer.Option("--data", help="Folder of the benchmark's own files, or of the published text databases.")
+]
 Regions = Annotated[Path, typer.Option("--regions", help="Store of the pictures' regions.")]
 Split = Annotated[str, typer.Option("--split", help="Which split.")]
 Option = Annotated[list[str] | None, typer.Option("--option", help="Option of the task, as key=value.")]

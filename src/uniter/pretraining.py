@@ -1,5 +1,6 @@
 """Pre-training as a job for the loop: captions of images, objectives, and the model that learns from them."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +23,37 @@ from uniter.objectives import (
 )
 from uniter.processing_uniter import Encoded, UniterProcessor, Vocabulary
 from uniter.regions.store import Store
-from uniter.tasks.retrieval import read_captions
+from uniter.tasks.base import name_finder
+from uniter.tasks.retrieval import open_captions, read_captions
+from uniter.tasks.text_database import TextDatabase
 from uniter.training.batching import evaluation_batches
+
+log = logging.getLogger(__name__)
+
+DATABASES = ("pretrain_*", "conceptual_caption", "sbu_caption")
+
+
+class StoredTexts:
+    """Captions in text databases as CLS pieces SEP, each read when it is asked for.
+
+    Args:
+        captions: the database and the id of each.
+        processor: the vocabulary's owner.
+    """
+
+    def __init__(self, captions: Sequence[tuple[TextDatabase, str]], processor: UniterProcessor):
+        self.captions, self.processor = captions, processor
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        database, name = self.captions[index]
+        return self.processor.wrap(database.pieces(name, database.record(name)))
+
+    def lengths(self) -> np.ndarray:
+        """(captions,) pieces of each with CLS and SEP, from the databases' lists: nothing is read."""
+        return 2 + np.array([database.id2len[name] for database, name in self.captions], dtype=np.int64)
 
 
 @dataclass
@@ -37,32 +67,75 @@ class Captioned:
         store: their regions.
     """
 
-    texts: list[np.ndarray]
+    texts: list[np.ndarray] | StoredTexts
     image_of: np.ndarray
     images: list[str]
     store: Store
 
     @classmethod
-    def read(cls, captions: str | Path, regions: str | Path, split: str, processor: UniterProcessor) -> "Captioned":
-        """Captions of a split in Karpathy's JSON layout, and the store with their images' regions.
+    def read(
+        cls,
+        captions: str | Path,
+        regions: str | Path,
+        split: str,
+        processor: UniterProcessor,
+        training: bool = True,
+    ) -> "Captioned":
+        """Captions of a split, and the store with their images' regions.
+
+        Args:
+            captions: JSON file in Karpathy's layout; or a text database `pretrain_<data set>_<split>.db`, or a folder
+                with one for this split.
+            regions: folder of the store.
+            split: several are joined by "+".
+            processor: the vocabulary's owner.
+            training: leave captions of a text database out that have more than `max_text` pieces (published).
 
         Raises:
             ValueError: a file is missing or foreign, the split is empty, or an image is not in the store.
         """
         store = Store(regions)
-        found = read_captions(captions, split, store)
+        if Path(captions).is_dir():
+            texts, shown = cls._stored(
+                Path(captions), split, processor, store, processor.max_text if training else None
+            )
+        else:
+            found = read_captions(captions, split, store)
+            shown = [caption.image for caption in found]
+            texts = [processor.wrap(ids) for ids in processor.pieces_of([str(caption.text) for caption in found])]
         numbers: dict[str, int] = {}
-        for caption in found:
-            numbers.setdefault(caption.image, len(numbers))
+        for image in shown:
+            numbers.setdefault(image, len(numbers))
         absent = [name for name in numbers if name not in store]
         if absent:
             raise ValueError(
                 f"{regions}: {len(absent)} of the {len(numbers)} images of split {split!r} in {captions} are not in "
                 f"the store, the first is {absent[0]!r}; extract the missing pictures into it"
             )
-        texts = [processor.wrap(ids) for ids in processor.pieces_of([caption.text for caption in found])]
-        image_of = np.array([numbers[caption.image] for caption in found])
-        return cls(texts, image_of, list(numbers), store)
+        return cls(texts, np.array([numbers[image] for image in shown]), list(numbers), store)
+
+    @staticmethod
+    def _stored(
+        place: Path, split: str, processor: UniterProcessor, store: Store, most: int | None
+    ) -> tuple[StoredTexts, list[str]]:
+        """Captions in text databases of at most so many pieces, and the image of each."""
+        databases = open_captions(place, split, DATABASES, processor.vocabulary)
+        if not databases:
+            raise ValueError(
+                f"{place}: no text database {' or '.join(f'{name}_{split}.db' for name in DATABASES)} is there; give a "
+                "text database, a folder with one, or a JSON file of captions"
+            )
+        captions = [(database, name) for database in databases for name in database.ids]
+        kept = [(base, name) for base, name in captions if most is None or base.id2len[name] <= most]
+        if len(kept) < len(captions):
+            log.warning(
+                "%s, split %s: %d of %d captions have more than %d word pieces and are left out of training",
+                *(place, split, len(captions) - len(kept), len(captions), most),
+            )
+        if not kept:
+            raise ValueError(f"{place}: split {split!r} holds no captions; copy or make the whole folder again")
+        name_of = name_finder(store)
+        return StoredTexts(kept, processor), [name_of(database.image(name)) for database, name in kept]
 
     def __post_init__(self) -> None:
         self._by_image = np.argsort(self.image_of, kind="stable")
@@ -76,7 +149,11 @@ class Captioned:
     def lengths(self) -> np.ndarray:
         """(captions,) tokens of each pair: text with CLS and SEP, and regions."""
         regions = np.array([self.store.num_regions(name) for name in self.images])
-        return np.array([len(text) for text in self.texts]) + regions[self.image_of]
+        if isinstance(self.texts, StoredTexts):
+            texts = self.texts.lengths()
+        else:
+            texts = np.array([len(text) for text in self.texts])
+        return texts + regions[self.image_of]
 
 
 def make_objectives(settings, vocabulary: Vocabulary) -> dict[Objective, float]:
@@ -207,7 +284,9 @@ class Pretraining:
             images = np.where(swapped, own, images)
         encoded: list[Encoded] = [
             self.processor.join(
-                source.texts[text], source.store[source.images[image]], with_class_probs=objective.needs_class_probs
+                self._fitted(source.texts[text]),
+                source.store[source.images[image]],
+                with_class_probs=objective.needs_class_probs,
             )
             for text, image in zip(texts, images, strict=True)
         ]
@@ -215,3 +294,8 @@ class Pretraining:
         if isinstance(objective, Matching):
             batch["labels"] = torch.from_numpy(labels)
         return objective.spoil(batch, rows)
+
+    def _fitted(self, text: np.ndarray) -> np.ndarray:
+        """A text cut to the model's positions, SEP kept."""
+        most = self.model.config.max_position_embeddings
+        return text if len(text) <= most else np.append(text[: most - 1], text[-1])

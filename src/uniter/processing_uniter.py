@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 SPECIAL_PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 TEXT_TYPE, REGION_TYPE = 0, 1
+# VCR's words for the people in a picture, behind the ordinary vocabulary (published); each is one piece of a text.
+PERSONS = tuple(f"person_{number}" for number in range(81))
 
 Pieces = tuple[int, ...]  # word pieces by number, without CLS and SEP
 SepType = Literal["following", "preceding"]  # whose type a SEP between two segments has
@@ -48,6 +50,20 @@ class Segment:
 
 
 Text = str | Pieces | tuple[Segment, ...]
+
+
+def ready_made(text: Text) -> bool:
+    """Whether a text is word pieces already (of a text database), all of it."""
+    parts = text if isinstance(text, tuple) else (text,)
+    return not any(isinstance(part.text if isinstance(part, Segment) else part, str) for part in parts)
+
+
+def ready_made_pieces(text: Text) -> int:
+    """How many ready-made pieces a text has, CLS and SEP not counted; 0 of a sentence."""
+    if isinstance(text, str):
+        return 0
+    segments = [part.text for part in text if isinstance(part, Segment)]
+    return sum(len(part) for part in segments if not isinstance(part, str)) if segments else len(text)
 
 
 class Tokens(NamedTuple):
@@ -123,6 +139,15 @@ class Vocabulary:
         """The first piece that may replace a masked word at random: "!" in BERT's vocabularies (published)."""
         return self.numbers.get("!", max(self.numbers[piece] for piece in SPECIAL_PIECES) + 1)
 
+    @cached_property
+    def end_ordinary(self) -> int:
+        """One more than the last piece that may replace a masked word: people do not (published)."""
+        return min([len(self), *(self.numbers[word] for word in PERSONS if word in self.numbers)])
+
+    def with_words(self, words: Sequence[str]) -> "Vocabulary":
+        """With these words behind the others; as it is where it has the first of them."""
+        return self if not words or words[0] in self.numbers else Vocabulary((*self.pieces, *words))
+
     @classmethod
     def find(cls, *places: str | Path | None) -> "Vocabulary":
         """Read `vocab.txt` from the first place that has one: a file or folder given, $UNITER_VOCAB, the hub's cache.
@@ -176,6 +201,8 @@ def _wordpiece(numbers: dict[str, int]) -> Tokenizer:
     tokenizer = Tokenizer(WordPiece(numbers, unk_token="[UNK]", max_input_chars_per_word=100))
     tokenizer.normalizer = BertNormalizer(lowercase=False, strip_accents=False)
     tokenizer.pre_tokenizer = BertPreTokenizer()
+    whole = [word for word in PERSONS if word in numbers]  # punctuation would fall apart
+    tokenizer.add_tokens([AddedToken(word, single_word=True, normalized=False) for word in whole])
     return tokenizer
 
 
@@ -206,15 +233,18 @@ class UniterProcessor:
 
     def pieces_of(self, texts: Sequence[str | Pieces]) -> list[list[int]]:
         """`pieces` of many texts at once."""
-        return [self._cut([ids], text)[0] for ids, text in zip(self._split(texts), texts, strict=True)]
+        return [self._cut([ids], text, self.max_text)[0] for ids, text in zip(self._split(texts), texts, strict=True)]
 
-    def tokens(self, texts: Sequence[Text], sep_type: SepType = "following") -> list[Tokens]:
+    def tokens(
+        self, texts: Sequence[Text], sep_type: SepType = "following", positions: int | None = None
+    ) -> list[Tokens]:
         """CLS s1 SEP s2 SEP ... of each text, and the types; strings of all texts are cut into pieces in bulk.
 
         Args:
             texts: of one segment (a string or pieces) or of several; CLS has the type of the first one.
             sep_type: a SEP between two segments has the type of the one it opens ("following": VCR fine-tuning) or of
                 the one it closes ("preceding": VCR second-stage pre-training); the last SEP that of the last segment.
+            positions: longest text with CLS and every SEP, in the place of `max_text`.
 
         Raises:
             ValueError: a segment holds no word, or a piece that the vocabulary does not have.
@@ -223,10 +253,12 @@ class UniterProcessor:
             raise ValueError(f"sep_type must be 'following' or 'preceding', got {sep_type!r}")
         split = [_segments(text) for text in texts]
         ids = iter(self._split([segment.text for segments in split for segment in segments]))
-        return [
-            self._joined(self._cut([next(ids) for _ in segments], text), segments, sep_type == "following")
-            for text, segments in zip(texts, split, strict=True)
-        ]
+        found = []
+        for text, segments in zip(texts, split, strict=True):
+            most = self.max_text if positions is None else positions - 1 - len(segments)
+            parts = self._cut([next(ids) for _ in segments], text, most)
+            found.append(self._joined(parts, segments, sep_type == "following"))
+        return found
 
     def _joined(self, parts: Sequence[Sequence[int]], segments: Sequence[Segment], following: bool) -> Tokens:
         ids, types = [self.vocabulary.cls], [segments[0].type]
@@ -260,11 +292,11 @@ class UniterProcessor:
             )
         return [int(piece) for piece in pieces]
 
-    def _cut(self, parts: Sequence[list[int]], text: Text) -> list[list[int]]:
-        """The parts of one text, cut to `max_text` together: the longest first."""
+    def _cut(self, parts: Sequence[list[int]], text: Text, most: int) -> list[list[int]]:
+        """The parts of one text, cut to `most` pieces together: the longest first."""
         lengths = [len(part) for part in parts]
-        keep = [min(length, self.max_text) for length in lengths]
-        while sum(keep) > max(self.max_text, len(keep)):
+        keep = [min(length, most) for length in lengths]
+        while sum(keep) > max(most, len(keep)):
             longest = max(range(len(keep)), key=lambda i: (keep[i], i))
             keep[longest] -= 1
         if keep != lengths and not self._said_truncated:

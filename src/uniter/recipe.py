@@ -115,7 +115,7 @@ class ModelSettings(Settings):
 class Source(Settings):
     """One set of captioned pictures."""
 
-    captions: FilePath = Field(description="JSON file of captions, in Karpathy's layout.")
+    captions: FilePath = Field(description="JSON file of captions, in Karpathy's layout, or a published text database.")
     regions: FilePath = Field(description="Store of the pictures' regions.")
     split: str = Field("train", description="Which split of it.")
     name: str | None = Field(None, description="Name in logs; null: the captions file's name.")
@@ -192,7 +192,7 @@ class FinetuneRecipe(Settings):
     parity: Parity = "mended"
     task: str = Field(description="Task by name (vqa) or module path (mine.gqa).")
     model: ModelSettings = Field(default_factory=ModelSettings, description="The model.")
-    data: FilePath = Field(description="Folder of the benchmark's own files.")
+    data: FilePath = Field(description="Folder of the benchmark's own files, or of the published text databases.")
     regions: FilePath = Field(description="Store of the pictures' regions.")
     train_split: str = Field("train", description="Split to train on.")
     validation_split: str | None = Field("val", description="Split to validate on; null: no validation.")

@@ -43,7 +43,8 @@ def pretraining_job(recipe: PretrainRecipe) -> Pretraining:
     processor = make_processor(recipe.model, recipe.vocabulary, recipe.max_text)
     sources = [Captioned.read(source.captions, source.regions, source.split, processor) for source in recipe.sources]
     validation = [
-        Captioned.read(source.captions, source.regions, source.split, processor) for source in recipe.validation
+        Captioned.read(source.captions, source.regions, source.split, processor, training=False)
+        for source in recipe.validation
     ]
     model = make_model(UniterForPreTraining, recipe.model, processor, sources[0].store, recipe.train.seed)
     for source in [*sources, *validation]:

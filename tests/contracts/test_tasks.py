@@ -232,15 +232,29 @@ def spoilt(value):
                 yield [*value[:place], other, *value[place + 1 :]]
 
 
+def as_json(value):
+    return json.dumps(value).encode()
+
+
+def as_lines(value):
+    return b"\n".join(map(as_json, value)) if isinstance(value, list) else as_json(value)
+
+
+LAYOUTS = {  # how a file's content is read and written
+    ".json": (json.loads, as_json),
+    ".jsonl": (lambda content: [json.loads(line) for line in content.splitlines()], as_lines),
+    ".p": (pickle.loads, pickle.dumps),
+}
+
+
 def test_a_record_that_lacks_something_is_read_or_refused_in_one_line(case):
     """Never a KeyError or a TypeError out of the middle of a file."""
     for file in case.files:
         path = case.data / file
         kept = path.read_bytes()
-        kind = json if path.suffix == ".json" else pickle
-        for content in spoilt(kind.loads(kept)):
-            written = kind.dumps(content)
-            path.write_bytes(written if isinstance(written, bytes) else written.encode())
+        loads, dumps = LAYOUTS[path.suffix]
+        for content in spoilt(loads(kept)):
+            path.write_bytes(dumps(content))
             try:
                 task = case.task()
                 task.target(task.examples("train"))

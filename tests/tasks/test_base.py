@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 
 import fixtures
 from uniter.tasks import base
-from uniter.tasks.base import FineTuning, Task, images_by_id, interval, load, names, read_json, trailing_number
+from uniter.tasks.base import (
+    FineTuning,
+    Task,
+    images_by_id,
+    interval,
+    load,
+    name_finder,
+    names,
+    read_json,
+    trailing_number,
+)
 from uniter.tasks.vqa import VQA
 
 
@@ -66,8 +76,8 @@ def test_two_pairs_an_example_are_measured_and_encoded_together(tmp_path):
 def test_pieces_are_cut_once(tmp_path, monkeypatch):
     task = fixtures.make_case("vqa", tmp_path).task()
     cut = []
-    pieces_of = task.processor.pieces_of
-    monkeypatch.setattr(task.processor, "pieces_of", lambda texts: cut.extend(texts) or pieces_of(texts))
+    tokens = task.processor.tokens
+    monkeypatch.setattr(task.processor, "tokens", lambda texts, **more: cut.extend(texts) or tokens(texts, **more))
     examples = task.examples("train")
     for _ in range(2):
         task.lengths(examples)
@@ -151,3 +161,18 @@ def test_config_and_labels_belong_together(tmp_path):
         assert task.num_labels == task.config().get("num_labels")
         json.dumps(task.config())
         assert isinstance(task, Task) and task.monitor
+
+
+def test_images_are_found_by_name_or_number_but_not_those_of_another_set():
+    stored = dict.fromkeys(
+        ["vg_000000000042.npz", "val2014/COCO_val2014_000000000042.jpg", "7.jpg", "train/9.jpg", "odd.jpg"]
+    )
+    name_of = name_finder(stored)
+    assert name_of("7.jpg") == "7.jpg" and name_of("9.jpg", "train") == "train/9.jpg"
+    assert name_of("coco_val2014_000000000042.npz") == "val2014/COCO_val2014_000000000042.jpg"
+    assert name_of("vg_42.jpg") == "vg_000000000042.npz"
+    assert name_of("flickr30k_000000000007.npz") == "7.jpg"  # a bare number is of no set
+    assert name_of("42.jpg") == "vg_000000000042.npz"
+    for absent in ("gcc_train_000000000042.npz", "flickr30k_000000000008.npz", "even.jpg"):
+        assert name_of(absent) == absent
+    assert name_finder(None)("7.jpg", "x") == "7.jpg"

@@ -1,12 +1,15 @@
 """What a benchmark is: examples -> pairs -> target -> decode -> score, write. And fine-tuning on one, as a job."""
 
+import csv
 import difflib
 import json
+import logging
 import math
 import os
 import pkgutil
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -19,15 +22,28 @@ from tqdm import tqdm
 
 from uniter import draws
 from uniter.modeling_uniter import UniterPreTrainedModel
-from uniter.processing_uniter import Encoded, Pair, Text, Tokens, UniterProcessor
-from uniter.regions import Regions
+from uniter.processing_uniter import (
+    REGION_TYPE,
+    Encoded,
+    Pair,
+    Text,
+    Tokens,
+    UniterProcessor,
+    Vocabulary,
+    ready_made,
+    ready_made_pieces,
+)
+from uniter.regions import Regions, concatenate
 from uniter.regions.store import Store
 from uniter.training.batching import evaluation_batches, in_order
+
+log = logging.getLogger(__name__)
 
 Batch = dict[str, Tensor]
 Precision = Literal["float32", "bfloat16"]
 Predictions = Sequence[Any] | np.ndarray  # one an example
 Names = Store | Mapping[str, Regions]  # what knows which images there are
+Image = str | tuple[str, ...]  # a name; of several, whose regions become one, all names
 
 
 class Task:
@@ -52,6 +68,8 @@ class Task:
     monitor: ClassVar[str]  # the number of `score` to keep the best model by
     options: ClassVar[Mapping[str, Any]] = {}  # the task's options and their values if left out
     defaults: ClassVar[Mapping[str, Any]] = {}  # published settings of fine-tuning, base size
+    max_text: ClassVar[int] = 60  # pieces of a text where a recipe leaves it out (published)
+    words: ClassVar[Sequence[str]] = ()  # that the texts need beyond the ordinary vocabulary (the people of VCR)
     # What `parity: official` puts into a recipe's `train` and `options` where they are left out.
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
@@ -66,7 +84,9 @@ class Task:
         self.data = Path(data)
         if not self.data.is_dir():
             raise ValueError(f"{data}: no such folder; give the folder of the benchmark's public files")
-        self.regions = Store(regions) if isinstance(regions, str | Path) else regions
+        self.regions = opened(regions)
+        if processor is not None and (known := processor.vocabulary.with_words(self.words)) != processor.vocabulary:
+            processor = UniterProcessor(known, processor.max_text)
         self.processor, self.seed = processor, seed
         for key in options:
             if key not in self.options:
@@ -77,6 +97,7 @@ class Task:
         self.settings: dict[str, Any] = {**self.options, **options}
         self._tokens: dict[Text, Tokens] = {}
         self._counts: dict[str, int] = {}  # image -> number of regions
+        self._positions = sys.maxsize  # that the model has, CLS and SEP counted
 
     # ------------------------------------------------------------ what a benchmark gives
 
@@ -84,9 +105,13 @@ class Task:
         """The examples of a split, in the files' order."""
         raise NotImplementedError
 
-    def shown(self, example: Any) -> Sequence[tuple[Text, str]]:
+    def shown(self, example: Any) -> Sequence[tuple[Text, Image]]:
         """What the encoder is shown for an example, by name: (text, image) of each pair."""
         return [(example.text, example.image)]
+
+    def region_types(self, example: Any) -> Sequence[int | np.ndarray]:
+        """The segment type of the regions of each pair, as `Pair.region_type` (NLVR2 tells left from right)."""
+        return [REGION_TYPE] * len(self.shown(example))
 
     def pairs(self, example: Any) -> list[Pair]:
         """What the encoder is shown for an example.
@@ -94,7 +119,8 @@ class Task:
         Raises:
             ValueError: an image has no regions in the store.
         """
-        return [Pair(text, self.seen(image)) for text, image in self.shown(example)]
+        shown, types = self.shown(example), self.region_types(example)
+        return [Pair(text, self.seen(image), kind) for (text, image), kind in zip(shown, types, strict=True)]
 
     def target(self, examples: Sequence[Any]) -> Tensor:
         """The labels that the head named by `model` expects for these examples."""
@@ -140,6 +166,44 @@ class Task:
 
     # ------------------------------------------------------------ what follows from it
 
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """The processor's word pieces."""
+        return None if self.processor is None else self.processor.vocabulary
+
+    def training_examples(self, split: str) -> list[Any]:
+        """The examples of a split to learn from.
+
+        Of those with ready-made word pieces the longer ones than `most_pieces` are left out (published), and it is
+        said; sentences are cut instead.
+        """
+        examples = self.lessons(split)
+        kept = [example for example in examples if self.stored_length(example) <= self.most_pieces]
+        if len(kept) < len(examples):
+            log.warning(
+                "%s, split %s: %d of %d examples have more than %d word pieces and are left out of training",
+                *(self.data, split, len(examples) - len(kept), len(examples), self.most_pieces),
+            )
+        return kept
+
+    def lessons(self, split: str) -> list[Any]:
+        """What there is to learn in a split, of any length: its examples (VCR learns from each in two ways)."""
+        return self.examples(split)
+
+    def stored_length(self, example: Any) -> int:
+        """Ready-made pieces of an example's longest text, CLS and SEP not counted."""
+        return max(ready_made_pieces(text) for text, _ in self.shown(example))
+
+    @property
+    def most_pieces(self) -> int:
+        """Longest ready-made text to train on, CLS and SEP not counted: the processor's `max_text`."""
+        assert self.processor is not None, "a task that trains needs a processor"
+        return self.processor.max_text
+
+    def fit_into(self, model: UniterPreTrainedModel) -> None:
+        """Cut ready-made texts to what the model has positions for."""
+        self._positions = model.config.max_position_embeddings
+
     def encode(self, examples: Sequence[Any]) -> list[Encoded]:
         """All pairs of these examples as arrays."""
         return self.encode_pairs([pair for example in examples for pair in self.pairs(example)])
@@ -155,12 +219,18 @@ class Task:
         ]
 
     def tokens(self, texts: Sequence[Text]) -> list[Tokens]:
-        """Each text as tokens; a text is cut into pieces once in the task's life, new ones in bulk."""
+        """Each text as tokens; a sentence is cut into pieces once in the task's life, new ones in bulk.
+
+        Ready-made pieces stay as they are, up to the model's positions.
+        """
         assert self.processor is not None, "a task that encodes needs a processor"
-        new = list({text for text in texts if text not in self._tokens})
+        stored = [ready_made(text) for text in texts]
+        new = list({text for text, made in zip(texts, stored, strict=True) if not made and text not in self._tokens})
         if new:
             self._tokens.update(zip(new, self.processor.tokens(new), strict=True))
-        return [self._tokens[text] for text in texts]
+        made = [text for text, is_made in zip(texts, stored, strict=True) if is_made]
+        found = iter(self.processor.tokens(made, positions=self._positions))
+        return [next(found) if is_made else self._tokens[text] for text, is_made in zip(texts, stored, strict=True)]
 
     def pieces(self, texts: Sequence[Text]) -> list[np.ndarray]:
         """CLS pieces SEP of each text, int64."""
@@ -210,6 +280,7 @@ class Task:
         if not len(examples):
             return []
         self.adopt(model)
+        self.fit_into(model)
         lengths = self.lengths(examples)
         batches = evaluation_batches(lengths, max(tokens, int(lengths.max(initial=1))))
         results = []
@@ -255,32 +326,41 @@ class Task:
             raise ValueError(f"{self.data}: {several} are all there; say which by the option `{option}`")
         return found[0]
 
-    def seen(self, image: str) -> Regions:
-        """The regions of an image.
+    def seen(self, image: Image) -> Regions:
+        """The regions of an image, or of several as one.
 
         Raises:
             ValueError: they are not in the store.
         """
-        return self._holding(image)[image]
+        if isinstance(image, tuple):
+            return concatenate([self.seen(name) for name in image])
+        held, name = self._holding(image)
+        return held[name]
 
-    def num_regions(self, image: str) -> int:
-        """How many regions an image has; of a store without reading them."""
+    def num_regions(self, image: Image) -> int:
+        """How many regions an image has, or several together; of a store without reading them."""
+        if isinstance(image, tuple):
+            return sum(self.num_regions(name) for name in image)
         if image not in self._counts:
-            held = self._holding(image)
-            self._counts[image] = held.num_regions(image) if isinstance(held, Store) else len(held[image])
+            held, name = self._holding(image)
+            self._counts[image] = held.num_regions(name) if isinstance(held, Store) else len(held[name])
         return self._counts[image]
 
-    def _holding(self, image: str) -> Names:
-        """The regions, of which this image's are sure to be there."""
-        if self.regions is None:
+    def home(self, image: str) -> tuple[Names | None, str]:
+        """Where an image's regions are, and under what name (VCR may have two stores)."""
+        return self.regions, image
+
+    def _holding(self, image: str) -> tuple[Names, str]:
+        """`home` of an image whose regions are sure to be there."""
+        held, name = self.home(image)
+        if held is None:
             raise ValueError(f"task {self.name} was given no regions: give the store of the pictures' regions")
-        if image not in self.regions:
-            place = self.regions.path if isinstance(self.regions, Store) else "the regions given"
-            count = len(self.regions)
+        if name not in held:
+            place = held.path if isinstance(held, Store) else "the regions given"
             raise ValueError(
-                f"{place} ({count} images): no image {image!r}, which {self.data} speaks of; extract its regions"
+                f"{place} ({len(held)} images): no image {name!r}, which {self.data} speaks of; extract its regions"
             )
-        return self.regions
+        return held, name
 
     def unknown_split(self, path: Path, split: str, known: Iterable[str]) -> ValueError:
         """The error for a split that a file does not have."""
@@ -330,7 +410,8 @@ class FineTuning:
         self.task, self.model, self.monitor = task, model, task.monitor
         self.tokens, self.precision = tokens, precision
         self.mixture = {task.name: 1.0}
-        self.examples = [example for split in train_split.split("+") for example in task.examples(split)]
+        task.fit_into(model)
+        self.examples = [example for split in train_split.split("+") for example in task.training_examples(split)]
         if not self.examples:
             raise ValueError(f"{task.data}: split {train_split!r} of {task.name} has no examples")
         self.validation = task.examples(validation_split) if validation_split else []
@@ -415,6 +496,11 @@ def _task_in(path: str) -> type[Task] | None:
 # ---------------------------------------------------------------- files and numbers
 
 
+def opened(regions: Names | str | Path | None) -> Names | None:
+    """Regions given by path, opened; others as they are."""
+    return Store(regions) if isinstance(regions, str | Path) else regions
+
+
 def read_json(path: Path, kind: type) -> Any:
     """A JSON file whose outermost value is a `kind`.
 
@@ -432,7 +518,7 @@ def read_json(path: Path, kind: type) -> Any:
     return found
 
 
-def field(record: Any, key: str, place: Path | str, kind: type = object) -> Any:
+def field(record: Any, key: str, place: Path | str, kind: type | tuple[type, ...] = object) -> Any:
     """`record[key]`, a `kind`, or an error that names the place, the key and the record.
 
     Raises:
@@ -460,13 +546,52 @@ def corners(box: Any, place: Path | str) -> tuple[float, float, float, float]:
     return (x, y, x + w, y + h)
 
 
+def json_lines(path: Path) -> Iterator[Any]:
+    """The records of a file with one JSON value a line.
+
+    Raises:
+        ValueError: not JSON lines; names the line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not JSON lines ({error}); download or write it again") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number}: not JSON ({error}); download or write it again") from None
+        yield record
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """JSON, written to a temporary file that then takes the name."""
+    write_text(path, json.dumps(value) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Text, written to a temporary file that then takes the name; lines end in LF everywhere."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(value) + "\n", encoding="utf-8")
+    temporary.write_bytes(text.encode("utf-8"))
     temporary.replace(path)
+
+
+def read_csv(path: Path) -> list[list[str]]:
+    """The rows of a CSV file.
+
+    Raises:
+        ValueError: missing, or no text.
+    """
+    try:
+        return list(csv.reader(path.read_text(encoding="utf-8").splitlines()))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; give one that was written by `uniter predict`") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: not CSV ({error}); write it again") from None
 
 
 def interval(values: Sequence[float] | np.ndarray, seed: int = 0, resamples: int = 1000) -> tuple[float, float]:
@@ -489,6 +614,9 @@ def with_interval(name: str, values: Sequence[float] | np.ndarray) -> dict[str, 
     return {name: float(np.mean(values)), f"{name}_low": low, f"{name}_high": high}
 
 
+IMAGE_ENDING = re.compile(r"\.(npz|jpe?g|png)$", re.IGNORECASE)
+
+
 def trailing_number(name: str) -> int | None:
     """The image id at the end of a file name: COCO_val2014_000000000042.jpg -> 42."""
     found = re.search(r"(\d+)$", Path(name).stem)
@@ -503,3 +631,58 @@ def images_by_id(names: Names, subset: str = "") -> dict[int, str]:
         if number is not None and (number not in found or (subset and subset in name and subset not in found[number])):
             found[number] = name
     return found
+
+
+def by_stem(stored: Names | None, *prefixes: str) -> dict[str, str]:
+    """Stored images by what they are called without folder, ending and the first of the prefixes that fits.
+
+    Args:
+        stored: what knows the images there are; None: there are none.
+        prefixes: of the published code's names, the longer ones first.
+    """
+    found: dict[str, str] = {}
+    for name in stored or ():
+        stem = IMAGE_ENDING.sub("", name.rsplit("/", 1)[-1])
+        found.setdefault(stem.removeprefix(next((one for one in prefixes if stem.startswith(one)), "")), name)
+    return found
+
+
+def name_finder(stored: Names | None) -> Callable[..., str]:
+    """What finds a stored image by its file name, or by that behind its folder, or by the number at its end.
+
+    By number only if what stands before it is the same but for capitals, or one of both is a bare number: image 42 of
+    COCO is none of Visual Genome.
+
+    Args:
+        stored: what knows the images there are; None: file names are taken as they are.
+
+    Returns:
+        A function of the file name and, if there is one, the folder; a name that nothing fits comes back as it is.
+    """
+    if stored is None:
+        return lambda filename, folder="": filename
+    found: dict[tuple[str | None, int], str] = {}  # what stands before the number (None: whatever), the number
+
+    def name_of(filename: str, folder: str = "") -> str:
+        for name in (filename, f"{folder}/{filename}"):
+            if name in stored:
+                return name
+        if not found:
+            for name in stored:
+                if (numbered := _before_and_number(name)) is not None:
+                    found.setdefault(numbered, name)
+                    found.setdefault((None, numbered[1]), name)
+        asked = _before_and_number(filename)
+        if asked is None:
+            return filename
+        before, number = asked
+        keys = [(before, number), ("", number), *([] if before else [(None, number)])]
+        return next((found[key] for key in keys if key in found), filename)
+
+    return name_of
+
+
+def _before_and_number(name: str) -> tuple[str, int] | None:
+    """COCO_val2014_000000000042.jpg -> ("coco_val2014_", 42)."""
+    number = trailing_number(name)
+    return None if number is None else (Path(name).stem.lower().rstrip("0123456789"), number)

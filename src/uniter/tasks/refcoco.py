@@ -13,19 +13,41 @@ import torch
 from torch import Tensor
 
 from uniter.modeling_uniter import UniterForGrounding
-from uniter.tasks.base import Batch, Predictions, Task, corners, field, images_by_id, read_json, with_interval
+from uniter.processing_uniter import Text
+from uniter.tasks.base import (
+    Batch,
+    Predictions,
+    Task,
+    corners,
+    field,
+    images_by_id,
+    read_json,
+    trailing_number,
+    with_interval,
+)
+from uniter.tasks.text_database import TextDatabase, open_split
 
 Box = tuple[float, float, float, float]  # x1 y1 x2 y2, pixels
+SAME_BOX = 2.0  # pixels that a stored box may differ from its annotation: half precision, and rounding when extracted
 
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """One expression: its text, its image's name and size in pixels, and the box meant (pixels x1 y1 x2 y2)."""
+    """One expression.
+
+    Args:
+        sent_id: its number.
+        text: its words, or its word pieces.
+        image: its image's name in the store.
+        box: the box meant, pixels x1 y1 x2 y2.
+        place: of a text database: the number of the box meant among the image's annotated ones.
+    """
 
     sent_id: int
-    text: str
+    text: Text
     image: str
     box: Box
+    place: int | None = None
 
 
 class _WantsCodeError(Exception):
@@ -66,17 +88,21 @@ class RefCOCO(Task):
     """Which region an expression means, among the regions at hand.
 
     Target: the region that covers the true box best, if their overlap is at least 0.5, else none (no loss). Prediction:
-    the box of the highest region, with the true box beside it. Options:
+    the box of the highest region, with the true box beside it. From the public files, or from text databases
+    `refcoco_<split>.db`, `refcoco+_<split>.db`, `refcocog_<split>.db`: where the regions are a database's annotated
+    boxes, the target is the annotated thing itself, as published. Options:
 
         refs: file name of the references (`refs(unc).p`, `refs(umd).p`); the only one if left out.
         overlap: "plain": intersection over union; "published": by the published code's rule, which takes the last pixel
             for a part of the box.
+        boxes: whether regions are the "annotated" boxes of a text database or "detected" ones; if left out this is seen
+            from the boxes, image by image.
     """
 
     name = "refcoco"
     model = UniterForGrounding
     monitor = "accuracy"
-    options = MappingProxyType({"refs": "", "overlap": "plain"})
+    options = MappingProxyType({"refs": "", "boxes": "", "overlap": "plain"})
     published = MappingProxyType(
         {"train": {"batching": "examples", "order": "files"}, "options": {"overlap": "published"}}
     )
@@ -92,6 +118,17 @@ class RefCOCO(Task):
                 f"option overlap of task {self.name} is one of {', '.join(OVERLAPS)}, got {self.settings['overlap']!r}"
             )
         self.overlaps = OVERLAPS[self.settings["overlap"]]
+        if self.settings["boxes"] not in ("", "annotated", "detected"):
+            raise ValueError(
+                f"option boxes of task {self.name} is annotated, detected or left out, got {self.settings['boxes']!r}"
+            )
+        self._annotated: dict[str, np.ndarray] = {}  # image -> (R, 4) annotated boxes of a text database
+        self._are_annotated: dict[str, bool] = {}  # image -> whether its regions are these
+
+    @property
+    def most_pieces(self) -> int:
+        """One less than `max_text`: the published filter is strict here."""
+        return super().most_pieces - 1
 
     def examples(self, split: str) -> list[Expression]:
         """The expressions of a split (train, val, testA, testB, test) in the file's order.
@@ -99,6 +136,8 @@ class RefCOCO(Task):
         Raises:
             ValueError: a file is missing or foreign, or has no such split.
         """
+        if database := open_split(self.data, split, ("refcoco*",), self.vocabulary):
+            return self._stored_expressions(database)
         path, instances_path = self.only_file("refs", "refs(*).p"), self.file("instances.json")
         refs = read_pickle(path)
         if not isinstance(refs, list):
@@ -138,10 +177,78 @@ class RefCOCO(Task):
 
         return boxes, image_of
 
+    def _stored_expressions(self, database: TextDatabase) -> list[Expression]:
+        """The expressions of a text database, in the order of its references."""
+        place = {name: database.path / f"{name}.json" for name in ("refs", "annotations", "images")}
+        refs, annotations, images = (database.beside(path.name, list) for path in place.values())
+        boxes = {field(a, "id", place["annotations"], int): field(a, "bbox", place["annotations"]) for a in annotations}
+        things = {
+            field(image, "id", place["images"], int): field(image, "ann_ids", place["images"], list) for image in images
+        }
+        names = self._names_by_id()
+        found = []
+        for ref in refs:
+            image_id, thing = (field(ref, key, place["refs"], int) for key in ("image_id", "ann_id"))
+            if thing not in things.get(image_id, ()):
+                raise ValueError(
+                    f"{place['images']}: image {image_id} has no annotation {thing}, which refs.json names"
+                )
+            name = names.get(image_id, f"visual_grounding_coco_gt_{image_id:012d}.npz")
+            if name not in self._annotated:
+                known = [corners(boxes.get(other), place["annotations"]) for other in things[image_id]]
+                self._annotated[name] = np.array(known)
+            for sent_id in field(ref, "sent_ids", place["refs"], list):
+                record = database.record(str(sent_id))
+                box = corners(field(record, "bbox", database.place(str(sent_id))), database.path)
+                number = field(record, "sent_id", database.place(str(sent_id)), int)
+                text = database.pieces(str(sent_id), record)
+                found.append(Expression(number, text, name, box, things[image_id].index(thing)))
+        return found
+
+    def _names_by_id(self) -> dict[int, str]:
+        """The images at hand by the number at their names' end, which must be all different.
+
+        Raises:
+            ValueError: two have the same (regions of annotated and of detected boxes in one place).
+        """
+        if self.regions is None:
+            return {}
+        names = images_by_id(self.regions)
+        if len(names) < len(self.regions):
+            kept = set(names.values())
+            for name in self.regions:
+                number = trailing_number(name)
+                if name not in kept and number is not None:
+                    raise ValueError(
+                        f"{self.data}: {names[number]} and {name} are both regions of image {number}; give "
+                        "annotated and detected boxes apart"
+                    )
+        return names
+
+    def on_annotated(self, image: str) -> bool:
+        """Whether an image's regions are a text database's annotated boxes, in their order.
+
+        Raises:
+            ValueError: the option `boxes` says so, and there are more or fewer.
+        """
+        if image not in self._are_annotated:
+            known, boxes, said = self._annotated[image], self.seen(image).boxes, self.settings["boxes"]
+            if said == "annotated" and len(known) != len(boxes):
+                raise ValueError(
+                    f"{self.data}: image {image!r} has {len(known)} annotated boxes and {len(boxes)} regions; give the "
+                    "regions of the annotated boxes, or the option boxes=detected"
+                )
+            same = known.shape == boxes.shape and bool(np.abs(known - boxes).max() <= SAME_BOX)
+            self._are_annotated[image] = said == "annotated" or (same and not said)
+        return self._are_annotated[image]
+
     def target(self, examples: Sequence[Expression]) -> Tensor:
         """(examples,) the region meant, -1 where none covers the true box."""
         labels = []
         for example in examples:
+            if example.place is not None and self.on_annotated(example.image):
+                labels.append(example.place)
+                continue
             overlap = self.overlaps(self.seen(example.image).boxes, example.box)
             labels.append(int(overlap.argmax()) if overlap.max() >= 0.5 else -1)
         return torch.tensor(labels)

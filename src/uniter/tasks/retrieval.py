@@ -1,7 +1,7 @@
 """Image and text retrieval (Flickr30K, COCO, scenes): Karpathy's files, negatives, recall. Paper section 4."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from uniter import draws
 from uniter.modeling_uniter import UniterForMatching, UniterPreTrainedModel
-from uniter.processing_uniter import Pair
+from uniter.processing_uniter import Pair, Text, Vocabulary
 from uniter.tasks.base import (
     Batch,
     Names,
@@ -23,13 +23,13 @@ from uniter.tasks.base import (
     Predictions,
     Task,
     field,
-    images_by_id,
     measuring,
+    name_finder,
     read_json,
-    trailing_number,
     with_interval,
     write_json,
 )
+from uniter.tasks.text_database import TextDatabase, open_split
 
 IMAGE_SIDE = ("regions", "locations", "region_mask", "region_types")  # keys of a batch that no text has a part in
 TRAINING_SPLITS = {"train", "restval"}  # COCO trains on both
@@ -37,11 +37,11 @@ TRAINING_SPLITS = {"train", "restval"}  # COCO trains on both
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """One caption: its text, its image's name in the store, and both numbers of the file."""
+    """One caption: its text (or word pieces), its image's name in the store, and both numbers of the file."""
 
-    text: str
+    text: Text
     image: str
-    sentid: int
+    sentid: int | str
     imgid: int
 
 
@@ -64,7 +64,7 @@ def read_captions(path: str | Path, split: str, stored: Names | None = None) -> 
     if absent := set(wanted) - set(splits):
         known = ", ".join(sorted(set(splits)))
         raise ValueError(f"{path}: nothing in split {sorted(absent)[0]!r}; it has {known or 'no image'}")
-    name_of = _naming(stored)
+    name_of = name_finder(stored)
     found = []
     for image, part in zip(images, splits, strict=True):
         if part in wanted:
@@ -79,26 +79,34 @@ def read_captions(path: str | Path, split: str, stored: Names | None = None) -> 
     return found
 
 
-def _naming(stored: Names | None) -> Callable[[str, str], str]:
-    """What finds a stored image from Karpathy's `filename` and `filepath`."""
-    if stored is None:
-        return lambda filename, folder: filename
-    by_id: dict[int, str] | None = None
+def open_captions(
+    place: str | Path, split: str, names: Sequence[str], vocabulary: Vocabulary | None = None
+) -> list[TextDatabase]:
+    """The text databases of splits joined by "+"; none where the place has none. Arguments as in `open_split`."""
+    found = [open_split(place, part, names, vocabulary) for part in split.split("+")]
+    return [database for database in found if database is not None]
 
-    def name_of(filename: str, folder: str) -> str:
-        nonlocal by_id
-        for name in (filename, f"{folder}/{filename}"):
-            if name in stored:
-                return name
-        by_id = images_by_id(stored) if by_id is None else by_id
-        number = trailing_number(filename)
-        return filename if number is None else by_id.get(number, filename)
 
-    return name_of
+def stored_captions(databases: Sequence[TextDatabase], stored: Names | None = None) -> list[Caption]:
+    """The captions of text databases, in their order; images are numbered by first appearance.
+
+    Args:
+        databases: opened.
+        stored: what knows the images there are, by the databases' names or by names that end in the same number.
+    """
+    name_of = name_finder(stored)
+    numbers: dict[str, int] = {}
+    found = []
+    for database in databases:
+        for name in database.ids:
+            image = name_of(database.image(name))
+            imgid = numbers.setdefault(image, len(numbers))
+            found.append(Caption(database.pieces(name, database.record(name)), image, name, imgid))
+    return found
 
 
 class Retrieval(Task):
-    """Text finds image and image finds text.
+    """Text finds image and image finds text; from Karpathy's JSON or text databases `itm_<data set>_<split>.db`.
 
     A prediction is one text's row of scores over all images of the examples, in order of first appearance. Trained with
     sampled negatives, or with hard ones: of many candidates those that the model scores highest. Options:
@@ -140,7 +148,12 @@ class Retrieval(Task):
         Raises:
             ValueError: the file is missing or foreign, or has no such split.
         """
-        captions = read_captions(self.only_file("captions", "dataset_*.json"), split, self.regions)
+        databases = open_captions(self.data, split, ("itm_*",), self.vocabulary)
+        captions = (
+            stored_captions(databases, self.regions)
+            if databases
+            else read_captions(self.only_file("captions", "dataset_*.json"), split, self.regions)
+        )
         if TRAINING_SPLITS.issuperset(split.split("+")):
             return captions
         most, each = self.settings["max_images"], self.settings["captions_per_image"]
@@ -244,7 +257,7 @@ class Retrieval(Task):
     def score_matrix(
         self,
         model: UniterPreTrainedModel,
-        texts: Sequence[str],
+        texts: Sequence[Text],
         images: Sequence[str],
         tokens: int = 8192,
         progress: bool = False,
@@ -257,7 +270,7 @@ class Retrieval(Task):
 
         Args:
             model: scores pairs.
-            texts: sentences.
+            texts: sentences, or their word pieces.
             images: names in the store.
             tokens: budget of a batch.
             progress: show a progress bar.
@@ -267,6 +280,7 @@ class Retrieval(Task):
             (texts, images) float32 rank scores, higher = better.
         """
         assert self.processor is not None, "a task that scores needs a processor"
+        self.fit_into(model)
         ids = self.pieces(texts)
         order = np.argsort([-self.num_regions(image) for image in images], kind="stable")
         sizes = [self.num_regions(images[i]) for i in order]

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from uniter.modeling_uniter import UniterForAnswers, UniterPreTrainedModel
-from uniter.tasks.base import Batch, Predictions, Task, field, images_by_id, read_json, with_interval
+from uniter.processing_uniter import Text
+from uniter.tasks.base import Batch, Predictions, Task, field, images_by_id, name_finder, read_json, with_interval
+from uniter.tasks.text_database import TextDatabase, open_split
 
 SOFT = (0.0, 0.3, 0.6, 0.9, 1.0)  # score of an answer that 0, 1, 2, 3, 4 or more of ten people gave (published)
 PEOPLE_NEEDED = 3  # so many others have to say the same for the full official accuracy
@@ -49,17 +51,19 @@ class Question:
 
     Args:
         question_id: its number.
-        text: its words.
+        text: its words, or its word pieces.
         image: its image's name in the store.
         answers: what ten people answered, as the file has it; none on test.
         kind: "yes/no", "number" or "other".
+        labels: of a text database: numbers of answers, each with its score; None on test and without a database.
     """
 
-    question_id: int
-    text: str
+    question_id: int | str
+    text: Text
     image: str
     answers: tuple[str, ...] = ()
     kind: str = ""
+    labels: tuple[tuple[int, float], ...] | None = None
 
 
 class Answered(NamedTuple):
@@ -119,7 +123,9 @@ def soft_accuracy(answer: str, people: Sequence[str]) -> float:
 class VQA(Task):
     """Answers to questions, scored softly against ten people's answers.
 
-    Target: for each answer of the vocabulary 0, 0.3, 0.6, 0.9 or 1 by how many of ten gave it (published). Options:
+    Target: for each answer of the vocabulary 0, 0.3, 0.6, 0.9 or 1 by how many of ten gave it (published). From the
+    official JSON files or from text databases `vqa_<split>.db`, whose stored targets are then learnt and scored by: the
+    labels of `answers`, or if that is left out the model's, or else the numbers themselves. Options:
 
         least: how often an answer has to be a question's majority answer to enter the vocabulary (published: 9).
         answers_from: splits whose annotations it is built from, joined by "+" (published: train+val, 3,129 answers).
@@ -140,12 +146,21 @@ class VQA(Task):
     _numbered: list[str] | None = None  # the answers that `_numbers` numbers
     _numbers: dict[str, int]
 
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        given = self.settings["answers"]
+        if isinstance(given, str | Path):
+            given = self.settings["answers"] = read_answers(Path(given))
+        self._stored: list[str] | None = given  # what a database's labels number; None: the model's answers
+
     def examples(self, split: str) -> list[Question]:
-        """The questions of a split (train, val, test, ... as in the files' names) in the file's order.
+        """The questions of a split (train, val, test, devval, ... as in the files' names) in the file's order.
 
         Raises:
             ValueError: the split's files are missing or foreign.
         """
+        if database := self._database(split):
+            return self._stored_questions(database)
         path = self._file("v2_OpenEnded_", split, "questions")
         content = read_json(path, dict)
         annotations = self._annotations(split)
@@ -161,6 +176,16 @@ class VQA(Task):
         if not found:
             raise ValueError(f"{path}: no questions; download or write it again")
         return found
+
+    def _database(self, split: str) -> TextDatabase | None:
+        return open_split(self.data, split, ("vqa",), self.vocabulary)
+
+    def _stored_questions(self, database: TextDatabase) -> list[Question]:
+        name_of = name_finder(self.regions)
+        return [
+            Question(int(name) if name.isdecimal() else name, text, name_of(image), labels=labels)
+            for name, text, image, labels in database.labelled()
+        ]
 
     def _file(self, start: str, split: str, kind: str) -> Path:
         """The file of a split; the official names hold a year behind it (val2014)."""
@@ -195,12 +220,15 @@ class VQA(Task):
         Raises:
             ValueError: there are no annotations to build it from, no answer is frequent enough, or its file is foreign.
         """
-        given = self.settings["answers"]
-        if given is None:
-            self.settings["answers"] = self._frequent_answers()
-        elif isinstance(given, str | Path):
-            self.settings["answers"] = read_answers(Path(given))
+        if self.settings["answers"] is None:
+            self.settings["answers"] = self._numbered_answers() or self._frequent_answers()
         return self.settings["answers"]
+
+    def _numbered_answers(self) -> list[str]:
+        """The label numbers of text databases, as the names that nobody gave; none where there is no database."""
+        databases = [self._database(split) for split in self.settings["answers_from"].split("+")]
+        targets = [labels for base in databases if base is not None for *_, labels in base.labelled()]
+        return [str(i) for i in range(1 + max((i for labels in targets for i, _ in labels or ()), default=-1))]
 
     def _frequent_answers(self) -> list[str]:
         splits, least = self.settings["answers_from"], self.settings["least"]
@@ -248,18 +276,38 @@ class VQA(Task):
         target = torch.zeros(len(examples), len(self._numbers))
         rows, columns, scores = [], [], []
         for row, example in enumerate(examples):
-            if not example.answers:
-                raise ValueError(
-                    f"{self.data}: nobody answered question {example.question_id}, so it teaches nothing; put the "
-                    "split's annotations into this folder"
-                )
-            for answer, count in Counter(map(normalise, example.answers)).items():
+            for answer, score in self._soft(example).items():
                 if answer in self._numbers:
                     rows.append(row)
                     columns.append(self._numbers[answer])
-                    scores.append(SOFT[min(count, len(SOFT) - 1)])
+                    scores.append(score)
         target[rows, columns] = torch.tensor(scores)
         return target
+
+    def _soft(self, example: Question) -> dict[str, float]:
+        """The answers that count for a question, and their scores.
+
+        Raises:
+            ValueError: it has none (test), or labels that the names given do not reach to.
+        """
+        if example.labels is None:
+            if not example.answers:
+                raise ValueError(
+                    f"{self.data}: question {example.question_id} has no public answers; use a split that has, or the "
+                    "benchmark's server"
+                )
+            counts = Counter(map(normalise, example.answers))
+            return {answer: SOFT[min(count, len(SOFT) - 1)] for answer, count in counts.items()}
+        names = self._stored or self.settings["answers"]
+        if names is None:
+            return {str(label): score for label, score in example.labels}
+        beyond = [label for label, _ in example.labels if label >= len(names)]
+        if beyond:
+            raise ValueError(
+                f"{self.data}: question {example.question_id} has label {beyond[0]} of {len(names)} answers: give the "
+                "option `answers`, the ans2label.json that the database was made with"
+            )
+        return {names[label]: score for label, score in example.labels}
 
     def decode(self, output: Any, examples: Sequence[Question], batch: Batch) -> list[dict[str, Any]]:
         """The highest answer of each question."""
@@ -267,22 +315,21 @@ class VQA(Task):
         return [{"question_id": e.question_id, "answer": self.answers[i]} for e, i in zip(examples, best, strict=True)]
 
     def score(self, predictions: Predictions, examples: Sequence[Question]) -> dict[str, float]:
-        """Official accuracy with its 95% interval, and by the kind of answer.
+        """Official accuracy with its 95% interval, and by the kind of answer; of databases, the stored scores.
 
         Raises:
             ValueError: a question has no prediction, or no public answers.
         """
         place = "a prediction of vqa"
-        said = {field(p, "question_id", place, int): field(p, "answer", place, str) for p in predictions}
+        said = {field(p, "question_id", place, (int, str)): field(p, "answer", place, str) for p in predictions}
         scores: dict[str, list[float]] = {}
         for example in examples:
-            if not example.answers:
-                raise ValueError(
-                    f"question {example.question_id} has no public answers: only the benchmark's server can score it"
-                )
+            soft = self._soft(example)
             if example.question_id not in said:
                 raise ValueError(f"question {example.question_id} has no prediction: predict the whole split")
-            value = 100.0 * soft_accuracy(said[example.question_id], example.answers)
+            answer = said[example.question_id]
+            stored = example.labels is not None
+            value = 100.0 * (soft.get(answer, 0.0) if stored else soft_accuracy(answer, example.answers))
             scores.setdefault(example.kind, []).append(value)
         found = with_interval("accuracy", [value for values in scores.values() for value in values])
         found.update({f"accuracy {kind}": float(np.mean(values)) for kind, values in sorted(scores.items()) if kind})
@@ -290,6 +337,8 @@ class VQA(Task):
 
     def perfect(self, examples: Sequence[Question]) -> list[dict[str, Any]]:
         """Each question's most frequent answer."""
-        best = [Counter(map(normalise, e.answers)).most_common(1)[0][0] for e in examples]
-        said = [next(a for a in e.answers if normalise(a) == answer) for e, answer in zip(examples, best, strict=True)]
-        return [{"question_id": e.question_id, "answer": answer} for e, answer in zip(examples, said, strict=True)]
+        best = [max(soft, key=soft.__getitem__, default="") for soft in map(self._soft, examples)]
+        return [
+            {"question_id": e.question_id, "answer": next((a for a in e.answers if normalise(a) == answer), answer)}
+            for e, answer in zip(examples, best, strict=True)
+        ]
