@@ -95,7 +95,7 @@ class Task:
                 raise ValueError(f"task {self.name} has no option {key!r}; {hint}")
             check_kind(self.name, key, options[key], self.options[key])
         self.settings: dict[str, Any] = {**self.options, **options}
-        self._tokens: dict[Text, Tokens] = {}
+        self._tokens: dict[str, Tokens] = {}  # of sentences
         self._counts: dict[str, int] = {}  # image -> number of regions
         self._positions = sys.maxsize  # that the model has, CLS and SEP counted
 
@@ -224,13 +224,15 @@ class Task:
         Ready-made pieces stay as they are, up to the model's positions.
         """
         assert self.processor is not None, "a task that encodes needs a processor"
-        stored = [ready_made(text) for text in texts]
-        new = list({text for text, made in zip(texts, stored, strict=True) if not made and text not in self._tokens})
+        new = list({text for text in texts if isinstance(text, str) and text not in self._tokens})
         if new:
             self._tokens.update(zip(new, self.processor.tokens(new), strict=True))
-        made = [text for text, is_made in zip(texts, stored, strict=True) if is_made]
-        found = iter(self.processor.tokens(made, positions=self._positions))
-        return [next(found) if is_made else self._tokens[text] for text, is_made in zip(texts, stored, strict=True)]
+        return [
+            self._tokens[text]
+            if isinstance(text, str)
+            else self.processor.tokens([text], positions=self._positions if ready_made(text) else None)[0]
+            for text in texts
+        ]
 
     def pieces(self, texts: Sequence[Text]) -> list[np.ndarray]:
         """CLS pieces SEP of each text, int64."""
@@ -633,18 +635,17 @@ def images_by_id(names: Names, subset: str = "") -> dict[int, str]:
     return found
 
 
-def by_stem(stored: Names | None, *prefixes: str) -> dict[str, str]:
-    """Stored images by what they are called without folder, ending and the first of the prefixes that fits.
-
-    Args:
-        stored: what knows the images there are; None: there are none.
-        prefixes: of the published code's names, the longer ones first.
-    """
+def by_stem(stored: Names | None) -> dict[str, str]:
+    """Stored images by what they are called without folder and ending; None: there are none."""
     found: dict[str, str] = {}
     for name in stored or ():
-        stem = IMAGE_ENDING.sub("", name.rsplit("/", 1)[-1])
-        found.setdefault(stem.removeprefix(next((one for one in prefixes if stem.startswith(one)), "")), name)
+        found.setdefault(stem(name), name)
     return found
+
+
+def stem(name: str) -> str:
+    """An image's name without folder and ending; other dots stay (VCR's names have some)."""
+    return IMAGE_ENDING.sub("", name.rsplit("/", 1)[-1])
 
 
 def name_finder(stored: Names | None) -> Callable[..., str]:
