@@ -221,6 +221,11 @@ class UniterProcessor:
         self._tokenizer = _wordpiece(vocabulary.numbers)
         self._said_truncated = False
 
+    def with_words(self, words: Sequence[str]) -> "UniterProcessor":
+        """With these words in its vocabulary (`Vocabulary.with_words`); the same one where they are there."""
+        vocabulary = self.vocabulary.with_words(words)
+        return self if vocabulary is self.vocabulary else UniterProcessor(vocabulary, self.max_text)
+
     # ------------------------------------------------------------ text
 
     def pieces(self, text: str) -> list[int]:

@@ -85,9 +85,8 @@ class Task:
         if not self.data.is_dir():
             raise ValueError(f"{data}: no such folder; give the folder of the benchmark's public files")
         self.regions = opened(regions)
-        if processor is not None and (known := processor.vocabulary.with_words(self.words)) != processor.vocabulary:
-            processor = UniterProcessor(known, processor.max_text)
-        self.processor, self.seed = processor, seed
+        self.processor = None if processor is None else processor.with_words(self.words)
+        self.seed = seed
         for key in options:
             if key not in self.options:
                 near = difflib.get_close_matches(key, self.options, n=1)

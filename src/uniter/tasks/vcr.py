@@ -12,7 +12,17 @@ import torch
 from torch import Tensor
 
 from uniter.modeling_uniter import UniterForChoice, UniterPreTrainedModel
-from uniter.processing_uniter import PERSONS, TEXT_TYPE, Pieces, Segment, Text
+from uniter.processing_uniter import (
+    PERSONS,
+    TEXT_TYPE,
+    Pieces,
+    Segment,
+    Text,
+    Tokens,
+    Vocabulary,
+    ready_made,
+    ready_made_pieces,
+)
 from uniter.regions.store import Store
 from uniter.tasks.base import (
     Batch,
@@ -199,6 +209,15 @@ class VCR(Task):
             found.append((parts, example.image))
         return found
 
+    def short_enough(self, story: Text) -> bool:
+        """Whether a story's ready-made pieces are no more than `max_text`; sentences are cut instead."""
+        return ready_made_pieces(story) <= self.most_pieces
+
+    def story_tokens(self, story: Text) -> Tokens:
+        """A story as the second stage reads it: each SEP has the type of the part before it (published)."""
+        assert self.processor is not None, "a task that encodes needs a processor"
+        return self.processor.tokens([story], "preceding", self._positions if ready_made(story) else None)[0]
+
     def lessons(self, split: str) -> list[Question]:
         """Each question twice: its answers, and its rationales under the true answer."""
         examples = self.examples(split)
@@ -250,8 +269,7 @@ class VCR(Task):
 
     def config(self) -> dict[str, Any]:
         """Four segment types, and a vocabulary that has words for people."""
-        words = {} if self.vocabulary is None else {"vocab_size": len(self.vocabulary)}
-        return {"type_vocab_size": RATIONALE_TYPE + 1, **words}
+        return vcr_config(self.vocabulary)
 
     def target(self, examples: Sequence[Question]) -> Tensor:
         """(rows,) 1 for the right answer, or the right rationale under it."""
@@ -352,6 +370,12 @@ class VCR(Task):
             rationales = [scores[first : first + CHOICES] for first in range(CHOICES, len(scores), CHOICES)]
             found.append({"annot_id": annot_id, "answers": scores[:CHOICES], "rationales": rationales})
         return found
+
+
+def vcr_config(vocabulary: Vocabulary | None) -> dict[str, Any]:
+    """What a model of VCR has: four segment types, and a vocabulary with words for people."""
+    words = {} if vocabulary is None else {"vocab_size": len(vocabulary)}
+    return {"type_vocab_size": RATIONALE_TYPE + 1, **words}
 
 
 class _RegionNames:
