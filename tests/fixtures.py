@@ -70,6 +70,7 @@ class Case:
     files: list[str]
     image: str
     options: dict[str, Any] = field(default_factory=dict)
+    lines: bool = False  # the files hold a JSON record a line, whatever their ending
 
     def task(self, **options: Any) -> Task:
         """The task over this folder, with its regions and the small processor."""
@@ -235,10 +236,87 @@ def snli_ve(folder: Path, sentences: int = 12) -> Case:
                     "sentence2_parse": "(ROOT)",
                 }
             )
-        folder.mkdir(parents=True, exist_ok=True)
-        lines = "".join(json.dumps(record) + "\n" for record in records)
-        (folder / f"snli_ve_{split}.jsonl").write_text(lines, encoding="utf-8")
+        write_lines(folder / f"snli_ve_{split}.jsonl", records)
     return Case("snli_ve", folder, regions, ["snli_ve_train.jsonl"], "1000.jpg")
+
+
+def write_lines(path: Path, records: list[Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+
+
+def nlvr2(folder: Path, sentences: int = 3) -> Case:
+    """NLVR2: a JSON record a line; each sentence is said of two pairs of images, and true of every other."""
+    regions = {}
+    for split, first in (("train", 10), ("dev", 20)):
+        records = []
+        for k in range(2 * sentences):
+            pair = f"{split}-{first + k // 2}-{k % 2}"
+            for side in range(2):
+                name = f"{pair}-img{side}.png"
+                regions[name] = random_regions(100 * first + 2 * k + side, 3 + (k + side) % 4)
+            text = f"There are {'two' if k // 2 % 2 else 'one'} {COLOURS[k // 2]} {'dog' if k % 3 else 'cat'}."
+            records.append(
+                {
+                    "validation": {"5": str(k % 2 == 0)},
+                    "sentence": text,
+                    "left_url": "https://example.org/left.jpg",
+                    "right_url": "https://example.org/right.jpg",
+                    "writer": 5,
+                    "synset": "cat.n.01",
+                    "query": "two cats",
+                    "identifier": f"{pair}-{k // 2 % 2}",
+                    "label": str(k % 2 == 0),
+                    **({"directory": k % 2} if split == "train" else {}),
+                }
+            )
+        write_lines(folder / f"{split}.json", records)
+    return Case("nlvr2", folder, regions, ["train.json"], "train-10-0-img0.png", lines=True)
+
+
+def vcr_record(split: str, number: int, objects: int = 4) -> dict[str, Any]:
+    """A question of VCR's public files, with references to people (objects 0 and 2) and to a dog (object 1)."""
+    names = (["person", "dog", "person", "cat"] * objects)[:objects]
+    colour = lambda k: COLOURS[(number + k) % len(COLOURS)]
+    picture = f"movie_{number // 2}/scene_{split}_00.01.{number // 2:02}.5@0"
+    return {
+        "movie": "a movie",
+        "objects": names,
+        "interesting_scores": [0, 1],
+        "answer_likelihood": "likely",
+        "img_fn": f"{picture}.jpg",
+        "metadata_fn": f"{picture}.json",
+        "answer_orig": "1 is left .",
+        "question_orig": "What is 1 ?",
+        "rationale_orig": "2 is big .",
+        "question": ["what", "colour", "is", [0, 2], "right", "of", [1], "?"],
+        "question_match_iter": number,
+        "answer_match_iter": [0, 1, 2, 3],
+        "answer_choices": [[[k % 3], "is", colour(k), "."] for k in range(4)],
+        "answer_sources": [0, 1, 2, 3],
+        "answer_label": number % 4,
+        "rationale_choices": [["there", "is", "one", colour(k + 1), [2], "'s", "dog"] for k in range(4)],
+        "rationale_sources": [0, 1, 2, 3],
+        "rationale_label": (number // 2 + 1) % 4,
+        "img_id": f"{split}-{number // 2}",
+        "question_number": number % 2,
+        "annot_id": f"{split}-{number}",
+        "match_fold": f"{split}-0",
+        "match_index": number,
+    }
+
+
+def vcr(folder: Path, questions: int = 6) -> Case:
+    """VCR: a JSON record a line; annotated regions under the published names, detected ones by the pictures' own."""
+    regions = {}
+    for split in ("train", "val"):
+        records = [vcr_record(split, number) for number in range(questions)]
+        write_lines(folder / f"{split}.jsonl", records)
+        for number, record in enumerate(records):
+            stem = record["img_fn"].split("/")[1].removesuffix(".jpg")
+            regions[f"vcr_gt_{split}_{stem}.npz"] = random_regions(number // 2 + 500, len(record["objects"]))
+            regions[record["img_fn"]] = random_regions(number // 2 + (700 if split == "val" else 600), 3 + number % 2)
+    return Case("vcr", folder, regions, ["train.jsonl"], vcr_record("train", 0)["img_fn"])
 
 
 MAKERS: dict[str, Callable[[Path], Case]] = {
@@ -246,6 +324,8 @@ MAKERS: dict[str, Callable[[Path], Case]] = {
     "vqa": vqa_v2,
     "refcoco": refer,
     "snli_ve": snli_ve,
+    "nlvr2": nlvr2,
+    "vcr": vcr,
 }
 
 

@@ -13,7 +13,6 @@ from typer.testing import CliRunner
 from uniter import cli
 from uniter.checkpoints import HEADS, export_weights, import_weights, load_saved, official_state, pieces_for, read_state
 from uniter.configuration_uniter import UniterConfig
-from uniter.growth import PERSONS
 from uniter.modeling_uniter import (
     UniterForAnswers,
     UniterForGrounding,
@@ -22,7 +21,7 @@ from uniter.modeling_uniter import (
     UniterModel,
     UniterPreTrainedModel,
 )
-from uniter.processing_uniter import SPECIAL_PIECES, UniterProcessor
+from uniter.processing_uniter import PERSONS, SPECIAL_PIECES, UniterProcessor
 
 CONFIG = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24, "hidden_act": "gelu",
           "max_position_embeddings": 20, "vocab_size": 30}  # fmt: skip

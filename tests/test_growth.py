@@ -11,9 +11,9 @@ import torch
 
 from fixtures import tiny_config
 from uniter.checkpoints import import_weights, official_state
-from uniter.growth import PERSONS, grow
+from uniter.growth import grow
 from uniter.modeling_uniter import UniterForAnswers, UniterForPreTraining, UniterModel
-from uniter.processing_uniter import SPECIAL_PIECES, UniterProcessor, Vocabulary
+from uniter.processing_uniter import PERSONS, SPECIAL_PIECES, UniterProcessor, Vocabulary
 from uniter.recipe import ModelSettings
 from uniter.run import make_model
 

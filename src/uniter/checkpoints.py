@@ -20,7 +20,6 @@ from torch import Tensor
 from uniter import draws
 from uniter.configuration_uniter import UniterConfig, wrong_value
 from uniter.files import replacing
-from uniter.growth import PERSONS
 from uniter.layouts import Renamed, official_names
 from uniter.modeling_uniter import (
     UniterForAnswers,
@@ -32,6 +31,7 @@ from uniter.modeling_uniter import (
     UniterModel,
     UniterPreTrainedModel,
 )
+from uniter.processing_uniter import PERSONS
 
 WRAPPERS = ("model_state", "state_dict", "model", "model_state_dict", "model_dict")
 # Tensors that official files hold twice: the copy, and what it is tied to.

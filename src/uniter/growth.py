@@ -13,8 +13,6 @@ from uniter.modeling_uniter import UniterForPreTraining, UniterModel, UniterPreT
 # Which of the two pre-trained segment types (0 text, 1 regions) each row starts as (published): NLVR2's third is for
 # the right image; VCR's third and fourth are for answer and rationale.
 TYPE_SOURCES = {3: (0, 1, 1), 4: (0, 1, 0, 0)}
-# VCR's words for the people in a picture, behind the ordinary vocabulary (published).
-PERSONS = tuple(f"person_{number}" for number in range(81))
 
 
 @torch.no_grad()

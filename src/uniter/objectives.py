@@ -123,7 +123,7 @@ def mask_words(batch: Batch, rows: Draws, masking: Masking) -> Batch:
         chosen[forced, first] = True
         fate[forced, first] = 0.0
 
-    low, high = vocabulary.first_ordinary, len(vocabulary)
+    low, high = vocabulary.first_ordinary, vocabulary.end_ordinary
     other = low + np.floor(rows.uniform("mlm-word", width) * (high - low)).astype(np.int64)
     hidden = np.where(chosen & (fate < 0.8), vocabulary.mask, np.where(chosen & (fate >= 0.9), other, ids))
     labels = np.where(chosen, ids, -1)

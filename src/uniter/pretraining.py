@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,12 +22,14 @@ from uniter.objectives import (
     RegionClassesKL,
     RegionFeatures,
 )
-from uniter.processing_uniter import Encoded, UniterProcessor, Vocabulary
+from uniter.processing_uniter import TEXT_TYPE, Encoded, Tokens, UniterProcessor, Vocabulary
+from uniter.regions import Regions
 from uniter.regions.formats import open_regions
 from uniter.regions.source import RegionSource
 from uniter.tasks.base import name_finder
 from uniter.tasks.retrieval import open_captions, read_captions
 from uniter.tasks.text_database import TextDatabase
+from uniter.tasks.vcr import VCR
 from uniter.training.batching import evaluation_batches
 
 log = logging.getLogger(__name__)
@@ -70,7 +73,7 @@ class Captioned:
 
     texts: list[np.ndarray] | StoredTexts
     image_of: np.ndarray
-    images: list[str]
+    images: list[Any]
     store: RegionSource
 
     @classmethod
@@ -143,18 +146,111 @@ class Captioned:
         self._count = np.bincount(self.image_of, minlength=len(self.images))
         self._start = np.cumsum(self._count) - self._count
 
+    def tokens(self, index: int) -> Tokens:
+        """A text and its segment types."""
+        return Tokens(self.texts[index], np.full(len(self.texts[index]), TEXT_TYPE, dtype=np.int64))
+
+    def regions(self, image: int) -> Regions:
+        """The regions of an image by its number."""
+        return self.store[self.images[image]]
+
+    def num_regions(self, image: int) -> int:
+        """How many they are, without reading them."""
+        return self.store.num_regions(self.images[image])
+
     def text_of(self, images: np.ndarray, draw: np.ndarray) -> np.ndarray:
         """(B,) a caption of each image, picked by a (B,) draw in [0, 1)."""
         return self._by_image[self._start[images] + np.floor(draw * self._count[images]).astype(np.int64)]
 
     def lengths(self) -> np.ndarray:
         """(captions,) tokens of each pair: text with CLS and SEP, and regions."""
-        regions = np.array([self.store.num_regions(name) for name in self.images])
+        regions = np.array([self.num_regions(number) for number in range(len(self.images))])
         if isinstance(self.texts, StoredTexts):
             texts = self.texts.lengths()
         else:
             texts = np.array([len(text) for text in self.texts])
         return texts + regions[self.image_of]
+
+
+@dataclass
+class Stories(Captioned):
+    """VCR's questions with their true answers and rationales, for the second stage of pre-training.
+
+    The text's three parts have segment types of their own, and a SEP has that of the part before it (published).
+
+    Args:
+        types: segment types of each text's pieces.
+        task: knows the regions of annotated and of detected boxes.
+    """
+
+    types: list[np.ndarray]
+    task: VCR
+
+    @classmethod
+    def read_vcr(
+        cls,
+        data: str | Path,
+        regions: str | Path,
+        gt_regions: str | Path | None,
+        split: str,
+        processor: UniterProcessor,
+        training: bool = True,
+    ) -> "Stories":
+        """Questions of a split that has labels.
+
+        Args:
+            data: folder of VCR's files or of text databases.
+            regions: folder of the store.
+            gt_regions: of a second one, for the annotated boxes; None: they are in the first one.
+            split: several are joined by "+".
+            processor: the vocabulary's owner.
+            training: leave texts of a database out that have more than `max_text` pieces.
+
+        Raises:
+            ValueError: a file is missing or foreign, a question has no labels, or an image is not in the store.
+        """
+        store = open_regions(regions)
+        task = VCR(data, store, processor, gt_regions=str(gt_regions or ""))
+        found = [story for part in split.split("+") for story in task.stories(part)]
+        kept = [(text, image) for text, image in found if not training or task.short_enough(text)]
+        if len(kept) < len(found):
+            log.warning(
+                "%s, split %s: %d of %d questions have more than %d word pieces and are left out of training",
+                *(data, split, len(found) - len(kept), len(found), processor.max_text),
+            )
+        if not kept:
+            raise ValueError(f"{data}: split {split!r} holds no questions that are short enough; raise max_text")
+        numbers: dict[Any, int] = {}
+        for _, image in kept:
+            if image not in numbers:
+                task.num_regions(image)  # raises where it is not there
+                numbers[image] = len(numbers)
+        tokens = [task.story_tokens(text) for text, _ in kept]
+        image_of = np.array([numbers[image] for _, image in kept])
+        return cls(
+            [text.input_ids for text in tokens], image_of, list(numbers), store, [text.types for text in tokens], task
+        )
+
+    def tokens(self, index: int) -> Tokens:
+        """A text and its types."""
+        return Tokens(self.texts[index], self.types[index])
+
+    def regions(self, image: int) -> Regions:
+        """Those of the annotated boxes, then the detected ones."""
+        return self.task.seen(self.images[image])
+
+    def num_regions(self, image: int) -> int:
+        """How many they are together."""
+        return self.task.num_regions(self.images[image])
+
+
+def read_source(source, processor: UniterProcessor, training: bool = True) -> Captioned:
+    """A source of a recipe; arguments as in `Captioned.read`."""
+    if source.kind == "vcr":
+        return Stories.read_vcr(source.captions, source.regions, source.gt_regions, source.split, processor, training)
+    if source.gt_regions is not None:
+        raise ValueError(f"{source.captions}: gt_regions are for sources of kind vcr; leave them out")
+    return Captioned.read(source.captions, source.regions, source.split, processor, training)
 
 
 def make_objectives(settings, vocabulary: Vocabulary) -> dict[Objective, float]:
@@ -287,21 +383,17 @@ class Pretraining:
             swapped = objective.swaps_text(rows) & (labels == 0)
             texts = np.where(swapped, source.text_of(images, rows.uniform("itm-text")), texts)
             images = np.where(swapped, own, images)
-        source.store.prefetch(source.images[image] for image in images)
-        encoded: list[Encoded] = [
-            self.processor.join(
-                self._fitted(source.texts[text]),
-                source.store[source.images[image]],
-                with_class_probs=objective.needs_class_probs,
-            )
-            for text, image in zip(texts, images, strict=True)
-        ]
+        encoded: list[Encoded] = []
+        for text, image in zip(texts, images, strict=True):
+            ids, types = (self._fitted(array) for array in source.tokens(text))
+            regions, probs = source.regions(image), objective.needs_class_probs
+            encoded.append(self.processor.join(ids, regions, with_class_probs=probs, text_types=types))
         batch = self.processor.collate(encoded)
         if isinstance(objective, Matching):
             batch["labels"] = torch.from_numpy(labels)
         return objective.spoil(batch, rows)
 
     def _fitted(self, text: np.ndarray) -> np.ndarray:
-        """A text cut to the model's positions, SEP kept."""
+        """A text's pieces or types cut to the model's positions, SEP kept."""
         most = self.model.config.max_position_embeddings
         return text if len(text) <= most else np.append(text[: most - 1], text[-1])

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 SPECIAL_PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 TEXT_TYPE, REGION_TYPE = 0, 1
+# VCR's words for the people in a picture, behind the ordinary vocabulary (published); each is one piece of a text.
+PERSONS = tuple(f"person_{number}" for number in range(81))
 
 Pieces = tuple[int, ...]  # word pieces by number, without CLS and SEP
 SepType = Literal["following", "preceding"]  # whose type a SEP between two segments has
@@ -48,6 +50,20 @@ class Segment:
 
 
 Text = str | Pieces | tuple[Segment, ...]
+
+
+def ready_made(text: Text) -> bool:
+    """Whether a text is word pieces already (of a text database), all of it."""
+    parts = text if isinstance(text, tuple) else (text,)
+    return not any(isinstance(part.text if isinstance(part, Segment) else part, str) for part in parts)
+
+
+def ready_made_pieces(text: Text) -> int:
+    """How many ready-made pieces a text has, CLS and SEP not counted; 0 of a sentence."""
+    if isinstance(text, str):
+        return 0
+    segments = [part.text for part in text if isinstance(part, Segment)]
+    return sum(len(part) for part in segments if not isinstance(part, str)) if segments else len(text)
 
 
 class Tokens(NamedTuple):
@@ -129,6 +145,15 @@ class Vocabulary:
         capitals = set(string.ascii_uppercase)
         return not any(capitals.intersection(piece) for piece in self.pieces if not piece.startswith("["))
 
+    @cached_property
+    def end_ordinary(self) -> int:
+        """One more than the last piece that may replace a masked word: people do not (published)."""
+        return min([len(self), *(self.numbers[word] for word in PERSONS if word in self.numbers)])
+
+    def with_words(self, words: Sequence[str]) -> "Vocabulary":
+        """With these words behind the others; as it is where it has the first of them."""
+        return self if not words or words[0] in self.numbers else Vocabulary((*self.pieces, *words))
+
     @classmethod
     def find(cls, *places: str | Path | None) -> "Vocabulary":
         """Read `vocab.txt` from the first place that has one: a file or folder given, $UNITER_VOCAB, the hub's cache.
@@ -182,6 +207,8 @@ def _wordpiece(numbers: dict[str, int], uncased: bool = False) -> Tokenizer:
     tokenizer = Tokenizer(WordPiece(numbers, unk_token="[UNK]", max_input_chars_per_word=100))
     tokenizer.normalizer = BertNormalizer(lowercase=uncased, strip_accents=uncased)
     tokenizer.pre_tokenizer = BertPreTokenizer()
+    whole = [word for word in PERSONS if word in numbers]  # punctuation would fall apart
+    tokenizer.add_tokens([AddedToken(word, single_word=True, normalized=False) for word in whole])
     return tokenizer
 
 
@@ -200,6 +227,11 @@ class UniterProcessor:
         self._tokenizer = _wordpiece(vocabulary.numbers, vocabulary.uncased)
         self._said_truncated = False
 
+    def with_words(self, words: Sequence[str]) -> "UniterProcessor":
+        """With these words in its vocabulary (`Vocabulary.with_words`); the same one where they are there."""
+        vocabulary = self.vocabulary.with_words(words)
+        return self if vocabulary is self.vocabulary else UniterProcessor(vocabulary, self.max_text)
+
     # ------------------------------------------------------------ text
 
     def pieces(self, text: str) -> list[int]:
@@ -212,10 +244,10 @@ class UniterProcessor:
 
     def pieces_of(self, texts: Sequence[str | Pieces]) -> list[list[int]]:
         """`pieces` of many texts at once."""
-        return [self._cut([ids], text)[0] for ids, text in zip(self._split(texts), texts, strict=True)]
+        return [self._cut([ids], text, self.max_text)[0] for ids, text in zip(self._split(texts), texts, strict=True)]
 
     def tokens(
-        self, texts: Sequence[Text], sep_type: SepType = "following", max_text: int | None = None
+        self, texts: Sequence[Text], sep_type: SepType = "following", positions: int | None = None
     ) -> list[Tokens]:
         """CLS s1 SEP s2 SEP ... of each text, and the types; strings of all texts are cut into pieces in bulk.
 
@@ -223,7 +255,7 @@ class UniterProcessor:
             texts: of one segment (a string or pieces) or of several; CLS has the type of the first one.
             sep_type: a SEP between two segments has the type of the one it opens ("following": VCR fine-tuning) or of
                 the one it closes ("preceding": VCR second-stage pre-training); the last SEP that of the last segment.
-            max_text: longest text in pieces, CLS and SEPs not counted; the processor's if left out.
+            positions: longest text with CLS and every SEP, in the place of `max_text`.
 
         Raises:
             ValueError: a segment holds no word, or a piece that the vocabulary does not have.
@@ -232,10 +264,12 @@ class UniterProcessor:
             raise ValueError(f"sep_type must be 'following' or 'preceding', got {sep_type!r}")
         split = [_segments(text) for text in texts]
         ids = iter(self._split([segment.text for segments in split for segment in segments]))
-        return [
-            self._joined(self._cut([next(ids) for _ in segments], text, max_text), segments, sep_type == "following")
-            for text, segments in zip(texts, split, strict=True)
-        ]
+        found = []
+        for text, segments in zip(texts, split, strict=True):
+            most = self.max_text if positions is None else positions - 1 - len(segments)
+            parts = self._cut([next(ids) for _ in segments], text, most)
+            found.append(self._joined(parts, segments, sep_type == "following"))
+        return found
 
     def _joined(self, parts: Sequence[Sequence[int]], segments: Sequence[Segment], following: bool) -> Tokens:
         ids, types = [self.vocabulary.cls], [segments[0].type]
@@ -269,9 +303,8 @@ class UniterProcessor:
             )
         return [int(piece) for piece in pieces]
 
-    def _cut(self, parts: Sequence[list[int]], text: Text, max_text: int | None = None) -> list[list[int]]:
-        """The parts of one text, cut to `max_text` together: the longest first."""
-        most = self.max_text if max_text is None else max_text
+    def _cut(self, parts: Sequence[list[int]], text: Text, most: int) -> list[list[int]]:
+        """The parts of one text, cut to `most` pieces together: the longest first."""
         lengths = [len(part) for part in parts]
         keep = [min(length, most) for length in lengths]
         while sum(keep) > max(most, len(keep)):
@@ -396,12 +429,6 @@ def _segments(text: Text) -> tuple[Segment, ...]:
     if isinstance(text, tuple) and text and all(isinstance(part, Segment) for part in text):
         return text  # pyrefly: ignore[bad-return]
     return (Segment(text),)  # pyrefly: ignore[bad-argument-type]  # whatever else it is, `_checked` refuses it
-
-
-def ready_made(text: Text) -> int | None:
-    """How many pieces a text of ready-made pieces has, CLS and SEPs not counted; None where a sentence is in it."""
-    parts = [segment.text for segment in _segments(text)]
-    return None if any(isinstance(part, str) for part in parts) else sum(map(len, parts))
 
 
 def _pad(rows: Sequence[np.ndarray], dtype, value=0) -> Tensor:

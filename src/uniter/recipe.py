@@ -117,7 +117,16 @@ class ModelSettings(Settings):
 class Source(Settings):
     """One set of captioned pictures."""
 
-    captions: FilePath = Field(description="JSON file of captions, in Karpathy's layout, or a published text database.")
+    kind: Literal["captions", "vcr"] = Field(
+        "captions", description="vcr: questions of VCR with their true answers and rationales (second stage)."
+    )
+    captions: FilePath = Field(
+        description="JSON file of captions, in Karpathy's layout, or a published text database; of VCR, the folder of "
+        "its files or databases."
+    )
+    gt_regions: FilePath | None = Field(
+        None, description="Store of the regions of VCR's annotated boxes; null: they are in `regions` too."
+    )
     regions: RegionPlaces = Field(
         description="The pictures' regions: a store or a file of docs/formats.md, or a list of them."
     )
@@ -186,7 +195,11 @@ class PretrainRecipe(Settings):
     sources: list[Source] = Field(min_length=1, description="Captioned pictures to train on.")
     validation: list[Source] = Field(default_factory=list, description="Captioned pictures to validate on.")
     objectives: Objectives = Field(default_factory=Objectives, description="What is learnt.")
-    max_text: int = Field(60, ge=1, description="Longest text in pieces, CLS and SEP not counted; longer ones are cut.")
+    max_text: int | None = Field(
+        None,
+        ge=1,
+        description="Longest text in pieces, CLS and SEP not counted; longer ones are cut. null: 60, or 220 for VCR.",
+    )
     vocabulary: FilePath | None = Field(None, description="Vocabulary file; null: looked up as the processor does.")
     train: Training = Field(default_factory=Training, description="How it is trained.")
 
@@ -210,7 +223,11 @@ class FinetuneRecipe(Settings):
     )
     train_split: str = Field("train", description="Split to train on.")
     validation_split: str | None = Field("val", description="Split to validate on; null: no validation.")
-    max_text: int = Field(60, ge=1, description="Longest text in pieces, CLS and SEP not counted; longer ones are cut.")
+    max_text: int | None = Field(
+        None,
+        ge=1,
+        description="Longest text in pieces, CLS and SEP not counted; longer ones are cut. null: 60, or 220 for VCR.",
+    )
     vocabulary: FilePath | None = Field(None, description="Vocabulary file; null: the model's, or looked up.")
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the task, by name.")
     train: Training = Field(default_factory=Training, description="How it is trained.")

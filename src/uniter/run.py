@@ -11,13 +11,14 @@ from uniter.configuration_uniter import UniterConfig, wrong_value
 from uniter.growth import grow
 from uniter.modeling_uniter import UniterForPreTraining, UniterPreTrainedModel
 from uniter.pipeline import SHIPPED, check_detector, check_vocabulary
-from uniter.pretraining import Captioned, Pretraining, make_objectives
+from uniter.pretraining import Pretraining, make_objectives, read_source
 from uniter.processing_uniter import UniterProcessor, Vocabulary
 from uniter.recipe import FinetuneRecipe, ModelSettings, PretrainRecipe, Recipe, read_yaml, to_yaml, with_parity
 from uniter.regions.formats import open_regions
 from uniter.regions.source import RegionSource
 from uniter.tasks.base import FineTuning, Task, load
 from uniter.tasks.retrieval import ids_beside
+from uniter.tasks.vcr import VCR, vcr_config
 from uniter.training.loop import Result, train
 
 M = TypeVar("M", bound=UniterPreTrainedModel)
@@ -42,13 +43,14 @@ def run(recipe: Recipe, out: str | Path, progress: bool = True, resume: bool = T
 
 def pretraining_job(recipe: PretrainRecipe) -> Pretraining:
     """The job of a pre-training recipe."""
-    processor = make_processor(recipe.model, recipe.vocabulary, recipe.max_text)
-    sources = [Captioned.read(source.captions, source.regions, source.split, processor) for source in recipe.sources]
-    validation = [
-        Captioned.read(source.captions, source.regions, source.split, processor, training=False)
-        for source in recipe.validation
-    ]
-    model = make_model(UniterForPreTraining, recipe.model, processor, sources[0].store, recipe.train.seed)
+    stories = any(source.kind == "vcr" for source in [*recipe.sources, *recipe.validation])
+    processor = make_processor(recipe.model, recipe.vocabulary, recipe.max_text, VCR.max_text if stories else 60)
+    if stories:
+        processor = processor.with_words(VCR.words)
+    config = vcr_config(processor.vocabulary) if stories else {}
+    sources = [read_source(source, processor) for source in recipe.sources]
+    validation = [read_source(source, processor, training=False) for source in recipe.validation]
+    model = make_model(UniterForPreTraining, recipe.model, processor, sources[0].store, recipe.train.seed, **config)
     for source in [*sources, *validation]:
         check_detector(model.config.detector, source.store.detector, "the model", source.store.path)
     objectives = make_objectives(recipe.objectives, processor.vocabulary)
@@ -59,16 +61,18 @@ def pretraining_job(recipe: PretrainRecipe) -> Pretraining:
     )
 
 
-def make_processor(model: ModelSettings, vocabulary: Path | None, max_text: int) -> UniterProcessor:
+def make_processor(
+    model: ModelSettings, vocabulary: Path | None, max_text: int | None, usual: int = 60
+) -> UniterProcessor:
     """The processor of a run: the vocabulary named, or that of the weights started from, or one found on this machine.
 
-    `vocabulary: scenes` names the small one that ships with the package.
+    `vocabulary: scenes` names the small one that ships with the package; without `max_text` the usual one holds.
     """
     if str(vocabulary) == "scenes":
         vocabulary = SHIPPED.parent / "vocab.txt"
     if vocabulary is not None and not vocabulary.exists():
         raise ValueError(f"vocabulary: there is no {vocabulary}: give a vocab.txt, or leave it out for the model's own")
-    return UniterProcessor(Vocabulary.find(vocabulary, weights_folder(model)), max_text)
+    return UniterProcessor(Vocabulary.find(vocabulary, weights_folder(model)), max_text or usual)
 
 
 def weights_folder(model: ModelSettings) -> Path | None:
@@ -147,13 +151,15 @@ def _check_config(given: dict[str, Any]) -> None:
 
 def finetuning_job(recipe: FinetuneRecipe) -> FineTuning:
     """The job of a fine-tuning recipe."""
-    processor = make_processor(recipe.model, recipe.vocabulary, recipe.max_text)
+    kind = load(recipe.task)
+    processor = make_processor(recipe.model, recipe.vocabulary, recipe.max_text, kind.max_text)
     store = open_regions(recipe.regions)
     options = dict(recipe.options)
     most = options.pop("validation_examples", None)
     if most is not None and (not isinstance(most, int) or most < 1):
         raise ValueError(f"options.validation_examples: should be a number of examples or null, got {most!r}")
-    task = load(recipe.task)(recipe.data, store, processor, recipe.train.seed, **options)
+    task = kind(recipe.data, store, processor, recipe.train.seed, **options)
+    processor = task.processor or processor  # with the words that the task needs
     model = make_model(task.model, recipe.model, processor, store, recipe.train.seed, **task.config())
     return FineTuning(task, model, recipe.train_split, recipe.validation_split, most)
 

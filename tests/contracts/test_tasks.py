@@ -101,7 +101,8 @@ def raw(task, model, examples, tokens):
         images = list(dict.fromkeys(example.image for example in examples))
         return [dict(zip(images, map(float, row))) for row in task.predict(model, examples, tokens=tokens)]
     real = lambda row: {i: float(value) for i, value in enumerate(row) if value > -9999}
-    task.decode = lambda output, chosen, batch: [real(row) for row in output.logits]
+    rows_of = lambda logits, chosen: [real(row) for row in logits.reshape(len(chosen), -1)]
+    task.decode = lambda output, chosen, batch: rows_of(output.logits, chosen)
     try:
         return task.predict(model, examples, tokens=tokens)
     finally:
@@ -138,8 +139,12 @@ def test_half_precision_measures_too(task):
 
 def test_what_is_shown_by_name_is_what_the_pairs_hold(task):
     for example in task.examples("val"):
-        shown = [(text, task.regions[image]) for text, image in task.shown(example)]
-        assert [(pair.text, pair.regions) for pair in task.pairs(example)] == shown
+        shown, pairs = task.shown(example), task.pairs(example)
+        assert [text for text, _ in shown] == [pair.text for pair in pairs]
+        for pair, (_, image) in zip(pairs, shown, strict=True):
+            names = image if isinstance(image, tuple) else (image,)
+            expected = np.concatenate([task.regions[name].features for name in names])
+            np.testing.assert_array_equal(pair.regions.features, expected)
 
 
 def test_predicting_leaves_the_model_in_the_mode_it_was_in(task):
@@ -252,7 +257,7 @@ def test_a_record_that_lacks_something_is_read_or_refused_in_one_line(case):
     for file in case.files:
         path = case.data / file
         kept = path.read_bytes()
-        loads, dumps = LAYOUTS[path.suffix]
+        loads, dumps = LAYOUTS[".jsonl" if case.lines else path.suffix]
         for content in spoilt(loads(kept)):
             path.write_bytes(dumps(content))
             try:
@@ -306,7 +311,7 @@ def test_a_store_given_by_path_is_opened(name, case, tmp_path):
     fixtures.write_store(tmp_path / "store", case.regions)
     task = load(name)(str(case.data), str(tmp_path / "store"), fixtures.processor(), **case.options)
     examples = task.examples("train")
-    assert len(task.encode(examples[:2])) == 2
+    assert len(task.encode(examples[:2])) == sum(len(task.shown(example)) for example in examples[:2])
     shutil.rmtree(tmp_path / "store")
 
 

@@ -77,7 +77,7 @@ def test_pieces_are_cut_once(tmp_path, monkeypatch):
     task = fixtures.make_case("vqa", tmp_path).task()
     cut = []
     tokens = task.processor.tokens
-    monkeypatch.setattr(task.processor, "tokens", lambda texts, **most: cut.extend(texts) or tokens(texts, **most))
+    monkeypatch.setattr(task.processor, "tokens", lambda texts, **more: cut.extend(texts) or tokens(texts, **more))
     examples = task.examples("train")
     for _ in range(2):
         task.lengths(examples)

@@ -1,11 +1,13 @@
 """What a benchmark is: examples -> pairs -> target -> decode -> score, write. And fine-tuning on one, as a job."""
 
+import csv
 import difflib
 import json
 import logging
 import math
 import pkgutil
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -21,6 +23,7 @@ from uniter import draws
 from uniter.files import write_json
 from uniter.modeling_uniter import UniterPreTrainedModel
 from uniter.processing_uniter import (
+    REGION_TYPE,
     Encoded,
     Pair,
     Text,
@@ -28,11 +31,12 @@ from uniter.processing_uniter import (
     UniterProcessor,
     Vocabulary,
     ready_made,
+    ready_made_pieces,
 )
-from uniter.regions import Regions
+from uniter.regions import Regions, concatenate
 from uniter.regions.formats import open_regions
 from uniter.regions.source import RegionSource
-from uniter.training.batching import UNBOUNDED, evaluation_batches, in_order
+from uniter.training.batching import evaluation_batches, in_order
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +44,7 @@ Batch = dict[str, Tensor]
 Precision = Literal["float32", "bfloat16"]
 Predictions = Sequence[Any] | np.ndarray  # one an example
 Names = RegionSource | Mapping[str, Regions]  # what knows which images there are
+Image = str | tuple[str, ...]  # a name; of several, whose regions become one, all names
 
 
 class Task:
@@ -64,6 +69,8 @@ class Task:
     monitor: ClassVar[str]  # the number of `score` to keep the best model by
     options: ClassVar[Mapping[str, Any]] = {}  # the task's options and their values if left out
     defaults: ClassVar[Mapping[str, Any]] = {}  # published settings of fine-tuning, base size
+    max_text: ClassVar[int] = 60  # pieces of a text where a recipe leaves it out (published)
+    words: ClassVar[Sequence[str]] = ()  # that the texts need beyond the ordinary vocabulary (the people of VCR)
     # What `parity: official` puts into a recipe's `train` and `options` where they are left out.
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
@@ -78,8 +85,9 @@ class Task:
         self.data = Path(data)
         if not self.data.is_dir():
             raise ValueError(f"{data}: no such folder; give the folder of the benchmark's public files")
-        self.regions = open_regions(regions) if isinstance(regions, str | Path | list) else regions
-        self.processor, self.seed = processor, seed
+        self.regions = opened(regions)
+        self.processor = None if processor is None else processor.with_words(self.words)
+        self.seed = seed
         for key in options:
             if key not in self.options:
                 near = difflib.get_close_matches(key, self.options, n=1)
@@ -87,9 +95,9 @@ class Task:
                 raise ValueError(f"task {self.name} has no option {key!r}; {hint}")
             check_kind(self.name, key, options[key], self.options[key])
         self.settings: dict[str, Any] = {**self.options, **options}
-        self._tokens: dict[Text, Tokens] = {}
+        self._tokens: dict[str, Tokens] = {}  # of sentences
         self._counts: dict[str, int] = {}  # image -> number of regions
-        self._positions: int | None = None  # pieces that the model has room for, CLS and SEP not counted
+        self._positions = sys.maxsize  # that the model has, CLS and SEP counted
 
     # ------------------------------------------------------------ what a benchmark gives
 
@@ -97,9 +105,13 @@ class Task:
         """The examples of a split, in the files' order."""
         raise NotImplementedError
 
-    def shown(self, example: Any) -> Sequence[tuple[Text, str]]:
+    def shown(self, example: Any) -> Sequence[tuple[Text, Image]]:
         """What the encoder is shown for an example, by name: (text, image) of each pair."""
         return [(example.text, example.image)]
+
+    def region_types(self, example: Any) -> Sequence[int | np.ndarray]:
+        """The segment type of the regions of each pair, as `Pair.region_type` (NLVR2 tells left from right)."""
+        return [REGION_TYPE] * len(self.shown(example))
 
     def pairs(self, example: Any) -> list[Pair]:
         """What the encoder is shown for an example.
@@ -107,7 +119,8 @@ class Task:
         Raises:
             ValueError: an image has no regions in the store.
         """
-        return [Pair(text, self.seen(image)) for text, image in self.shown(example)]
+        shown, types = self.shown(example), self.region_types(example)
+        return [Pair(text, self.seen(image), kind) for (text, image), kind in zip(shown, types, strict=True)]
 
     def target(self, examples: Sequence[Any]) -> Tensor:
         """The labels that the head named by `model` expects for these examples."""
@@ -164,16 +177,22 @@ class Task:
         Of those with ready-made word pieces the longer ones than `most_pieces` are left out (published), and it is
         said; sentences are cut instead.
         """
-        examples = self.examples(split)
-        assert self.processor is not None, "a task that trains needs a processor"
-        fits = lambda text: (ready_made(text) or 0) <= self.most_pieces
-        kept = [example for example in examples if all(fits(text) for text, _ in self.shown(example))]
+        examples = self.lessons(split)
+        kept = [example for example in examples if self.stored_length(example) <= self.most_pieces]
         if len(kept) < len(examples):
             log.warning(
                 "%s, split %s: %d of %d examples have more than %d word pieces and are left out of training",
                 *(self.data, split, len(examples) - len(kept), len(examples), self.most_pieces),
             )
         return kept
+
+    def lessons(self, split: str) -> list[Any]:
+        """What there is to learn in a split, of any length: its examples (VCR learns from each in two ways)."""
+        return self.examples(split)
+
+    def stored_length(self, example: Any) -> int:
+        """Ready-made pieces of an example's longest text, CLS and SEP not counted."""
+        return max(ready_made_pieces(text) for text, _ in self.shown(example))
 
     @property
     def most_pieces(self) -> int:
@@ -183,9 +202,7 @@ class Task:
 
     def fit_into(self, model: UniterPreTrainedModel) -> None:
         """Cut ready-made texts to what the model has positions for."""
-        positions = model.config.max_position_embeddings - 2
-        if positions != self._positions:
-            self._positions, self._tokens = positions, {}
+        self._positions = model.config.max_position_embeddings
 
     def encode(self, examples: Sequence[Any]) -> list[Encoded]:
         """All pairs of these examples as arrays."""
@@ -202,17 +219,20 @@ class Task:
         ]
 
     def tokens(self, texts: Sequence[Text]) -> list[Tokens]:
-        """Each text as tokens; a text is cut into pieces once in the task's life, new ones in bulk.
+        """Each text as tokens; a sentence is cut into pieces once in the task's life, new ones in bulk.
 
-        Sentences are cut to the processor's `max_text`, ready-made pieces only to the model's positions.
+        Ready-made pieces stay as they are, up to the model's positions.
         """
         assert self.processor is not None, "a task that encodes needs a processor"
-        new = list({text for text in texts if text not in self._tokens})
-        for ready, most in ((False, None), (True, self._positions or UNBOUNDED)):
-            some = [text for text in new if (ready_made(text) is not None) == ready]
-            if some:
-                self._tokens.update(zip(some, self.processor.tokens(some, max_text=most), strict=True))
-        return [self._tokens[text] for text in texts]
+        new = list({text for text in texts if isinstance(text, str) and text not in self._tokens})
+        if new:
+            self._tokens.update(zip(new, self.processor.tokens(new), strict=True))
+        return [
+            self._tokens[text]
+            if isinstance(text, str)
+            else self.processor.tokens([text], positions=self._positions if ready_made(text) else None)[0]
+            for text in texts
+        ]
 
     def pieces(self, texts: Sequence[Text]) -> list[np.ndarray]:
         """CLS pieces SEP of each text, int64."""
@@ -308,32 +328,41 @@ class Task:
             raise ValueError(f"{self.data}: {several} are all there; say which by the option `{option}`")
         return found[0]
 
-    def seen(self, image: str) -> Regions:
-        """The regions of an image.
+    def seen(self, image: Image) -> Regions:
+        """The regions of an image, or of several as one.
 
         Raises:
             ValueError: they are not in the store.
         """
-        return self._holding(image)[image]
+        if isinstance(image, tuple):
+            return concatenate([self.seen(name) for name in image])
+        held, name = self._holding(image)
+        return held[name]
 
-    def num_regions(self, image: str) -> int:
-        """How many regions an image has; of a store or foreign file without reading them."""
+    def num_regions(self, image: Image) -> int:
+        """How many regions an image has, or several together; of a store without reading them."""
+        if isinstance(image, tuple):
+            return sum(self.num_regions(name) for name in image)
         if image not in self._counts:
-            held = self._holding(image)
-            self._counts[image] = held.num_regions(image) if isinstance(held, RegionSource) else len(held[image])
+            held, name = self._holding(image)
+            self._counts[image] = held.num_regions(name) if isinstance(held, RegionSource) else len(held[name])
         return self._counts[image]
 
-    def _holding(self, image: str) -> Names:
-        """The regions, of which this image's are sure to be there."""
-        if self.regions is None:
+    def home(self, image: str) -> tuple[Names | None, str]:
+        """Where an image's regions are, and under what name (VCR may have two stores)."""
+        return self.regions, image
+
+    def _holding(self, image: str) -> tuple[Names, str]:
+        """`home` of an image whose regions are sure to be there."""
+        held, name = self.home(image)
+        if held is None:
             raise ValueError(f"task {self.name} was given no regions: give the store of the pictures' regions")
-        if image not in self.regions:
-            place = self.regions.path if isinstance(self.regions, RegionSource) else "the regions given"
-            count = len(self.regions)
+        if name not in held:
+            place = held.path if isinstance(held, RegionSource) else "the regions given"
             raise ValueError(
-                f"{place} ({count} images): no image {image!r}, which {self.data} speaks of; extract its regions"
+                f"{place} ({len(held)} images): no image {name!r}, which {self.data} speaks of; extract its regions"
             )
-        return self.regions
+        return held, name
 
     def unknown_split(self, path: Path, split: str, known: Iterable[str]) -> ValueError:
         """The error for a split that a file does not have."""
@@ -469,6 +498,11 @@ def _task_in(path: str) -> type[Task] | None:
 # ---------------------------------------------------------------- files and numbers
 
 
+def opened(regions: Names | str | Path | list[Path] | None) -> Names | None:
+    """Regions given by path, or by several, opened; others as they are."""
+    return open_regions(regions) if isinstance(regions, str | Path | list) else regions
+
+
 def read_json(path: Path, kind: type) -> Any:
     """A JSON file whose outermost value is a `kind`.
 
@@ -514,6 +548,40 @@ def corners(box: Any, place: Path | str) -> tuple[float, float, float, float]:
     return (x, y, x + w, y + h)
 
 
+def json_lines(path: Path) -> Iterator[Any]:
+    """The records of a file with one JSON value a line.
+
+    Raises:
+        ValueError: not JSON lines; names the line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not JSON lines ({error}); download or write it again") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number}: not JSON ({error}); download or write it again") from None
+        yield record
+
+
+def read_csv(path: Path) -> list[list[str]]:
+    """The rows of a CSV file.
+
+    Raises:
+        ValueError: missing, or no text.
+    """
+    try:
+        return list(csv.reader(path.read_text(encoding="utf-8").splitlines()))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; give one that was written by `uniter predict`") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: not CSV ({error}); write it again") from None
+
+
 def interval(values: Sequence[float] | np.ndarray, seed: int = 0, resamples: int = 1000) -> tuple[float, float]:
     """The bootstrap 95% interval of the mean of `values`.
 
@@ -534,6 +602,9 @@ def with_interval(name: str, values: Sequence[float] | np.ndarray) -> dict[str, 
     return {name: float(np.mean(values)), f"{name}_low": low, f"{name}_high": high}
 
 
+IMAGE_ENDING = re.compile(r"\.(npz|jpe?g|png)$", re.IGNORECASE)
+
+
 def trailing_number(name: str) -> int | None:
     """The image id at the end of a file name: COCO_val2014_000000000042.jpg -> 42."""
     found = re.search(r"(\d+)$", Path(name).stem)
@@ -548,6 +619,19 @@ def images_by_id(names: Names, subset: str = "") -> dict[int, str]:
         if number is not None and (number not in found or (subset and subset in name and subset not in found[number])):
             found[number] = name
     return found
+
+
+def by_stem(stored: Names | None) -> dict[str, str]:
+    """Stored images by what they are called without folder and ending; None: there are none."""
+    found: dict[str, str] = {}
+    for name in stored or ():
+        found.setdefault(stem(name), name)
+    return found
+
+
+def stem(name: str) -> str:
+    """An image's name without folder and ending; other dots stay (VCR's names have some)."""
+    return IMAGE_ENDING.sub("", name.rsplit("/", 1)[-1])
 
 
 def name_finder(stored: Names | None) -> Callable[..., str]:

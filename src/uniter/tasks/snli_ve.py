@@ -1,7 +1,6 @@
 """Visual entailment (SNLI-VE): whether a picture entails a sentence, contradicts it or neither. Paper section 4."""
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -13,7 +12,17 @@ from torch import Tensor
 
 from uniter.modeling_uniter import UniterForAnswers, UniterPreTrainedModel
 from uniter.processing_uniter import Text
-from uniter.tasks.base import Batch, Predictions, Task, field, name_finder, read_json, with_interval, write_json
+from uniter.tasks.base import (
+    Batch,
+    Predictions,
+    Task,
+    field,
+    json_lines,
+    name_finder,
+    read_json,
+    with_interval,
+    write_json,
+)
 from uniter.tasks.text_database import open_split
 
 LABELS = ("contradiction", "entailment", "neutral")  # published numbers 0, 1, 2
@@ -72,7 +81,7 @@ class SNLIVE(Task):
             ]
         path = self.file(f"snli_ve_{split}.jsonl")
         found = []
-        for record in _records(path):
+        for record in json_lines(path):
             label, text = field(record, "gold_label", path, str), field(record, "sentence2", path, str)
             if label == UNDECIDED:
                 continue
@@ -163,22 +172,6 @@ class SNLIVE(Task):
     def read(self, path: str | Path) -> list[dict[str, str]]:
         """What `write` wrote."""
         return [{"pairID": pair_id, "label": label} for pair_id, label in read_json(Path(path), dict).items()]
-
-
-def _records(path: Path) -> Iterator[Any]:
-    """The records of a file with one JSON value a line."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not JSON lines ({error}); download or write it again") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: not JSON ({error}); download or write it again") from None
-        yield record
 
 
 def _image_of(record: Any, path: Path) -> str:

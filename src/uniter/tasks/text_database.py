@@ -170,7 +170,11 @@ class TextDatabase:
 
 
 def open_split(
-    place: str | Path, split: str, names: Sequence[str], vocabulary: Vocabulary | None = None
+    place: str | Path,
+    split: str,
+    names: Sequence[str],
+    vocabulary: Vocabulary | None = None,
+    lengths: str = "id2len.json",
 ) -> TextDatabase | None:
     """The text database of a split, or None where a place has no text database at all.
 
@@ -180,6 +184,7 @@ def open_split(
         split: as the published names have it (train, devval, testA).
         names: what the databases in question are called, as glob patterns; a database given by itself is not asked.
         vocabulary: as in `TextDatabase`.
+        lengths: likewise.
 
     Raises:
         ValueError: there are text databases, but none or several of this split.
@@ -189,7 +194,7 @@ def open_split(
         named = NAMED.fullmatch(place.resolve().name)
         if named is None:
             log.warning("%s is not named <name>_<split>.db: it is taken for split %s", place, split)
-            return TextDatabase(place, vocabulary=vocabulary)
+            return TextDatabase(place, lengths, vocabulary)
         folder, names = place.resolve().parent, [escape(named[1])]
     else:
         folder = place
@@ -202,7 +207,7 @@ def open_split(
         return None
     found = there.get(split, [])
     if len(found) == 1:
-        return TextDatabase(found[0], vocabulary=vocabulary)
+        return TextDatabase(found[0], lengths, vocabulary)
     if found:
         several = ", ".join(path.name for path in found)
         raise ValueError(f"{folder}: {several} are all there; say which by giving that folder itself")
