@@ -315,7 +315,9 @@ def vcr(folder: Path, questions: int = 6) -> Case:
         for number, record in enumerate(records):
             stem = record["img_fn"].split("/")[1].removesuffix(".jpg")
             regions[f"vcr_gt_{split}_{stem}.npz"] = random_regions(number // 2 + 500, len(record["objects"]))
-            regions[record["img_fn"]] = random_regions(number // 2 + (700 if split == "val" else 600), 3 + number % 2)
+            regions[record["img_fn"]] = random_regions(
+                number // 2 + (700 if split == "val" else 600), 3 + number // 2 % 2 * 2
+            )
     return Case("vcr", folder, regions, ["train.jsonl"], vcr_record("train", 0)["img_fn"])
 
 

@@ -112,7 +112,9 @@ def finetune(
     _train("finetune", recipe, overrides, out, quiet)
 
 
-Task = Annotated[str, typer.Argument(help="Task by name (vqa, refcoco, retrieval, snli_ve) or module path.")]
+Task = Annotated[
+    str, typer.Argument(help="Task by name (vqa, refcoco, retrieval, snli_ve, nlvr2, vcr) or module path.")
+]
 Data = Annotated[
     Path, typer.Option("--data", help="Folder of the benchmark's own files, or of the published text databases.")
 ]
