@@ -207,6 +207,41 @@ def test_an_option_that_is_none_of_the_known_is_refused(option, tmp_path):
         load("vcr")(tmp_path, **{option: "gt"})
 
 
+def test_from_pictures_with_annotated_boxes_to_choices(world, tmp_path):
+    """VCR from pixels: metadata beside the pictures give the annotated regions, the detector gives the others."""
+    import shutil
+
+    from PIL import Image
+
+    from uniter.regions.extract import extract
+    from uniter.regions.store import Store
+
+    record = fixtures.vcr_record("train", 0)
+    record["img_fn"] = record["img_fn"].replace(".jpg", ".png")
+    folder = tmp_path / "images"
+    picture = folder / record["img_fn"]
+    picture.parent.mkdir(parents=True)
+    shutil.copy(world.picture(0), picture)
+    with Image.open(picture) as image:
+        width, height = image.size
+    boxes = [[10, 20, 60.5, 90, 0.99], [50, 40, 120, 100, 0.9], [0, 0, 40, 40, 0.8], [30, 30, 90, 90, 0.7]]
+    metadata = {"boxes": boxes, "segms": [], "names": record["objects"], "width": width, "height": height}
+    metadata = metadata | {"boxes": [[2 * side for side in box[:4]] + box[4:] for box in boxes]}
+    fixtures.write(picture.with_suffix(".json"), metadata | {"width": 2 * width, "height": 2 * height})
+    shutil.copy(world.picture(1), folder / "alone.png")  # without boxes
+    report = extract(folder, tmp_path / "gt", annotated=True, progress=False)
+    assert (report.images, report.added) == (1, 1)
+    assert [(one.name, "no alone.json" in one.reason) for one in report.skipped] == [("alone.png", True)]
+    found = Store(tmp_path / "gt")[record["img_fn"]]
+    np.testing.assert_allclose(found.boxes, [box[:4] for box in boxes], atol=0.01)
+    extract(folder / record["img_fn"], tmp_path / "detected", root=folder, progress=False)
+    fixtures.write_lines(tmp_path / "train.jsonl", [record])
+    task = load("vcr")(tmp_path, tmp_path / "detected", fixtures.processor(), gt_regions=str(tmp_path / "gt"))
+    (example,) = task.examples("train")
+    np.testing.assert_allclose(task.seen(example.image).boxes[:4], found.boxes)
+    assert task.num_regions(example.image) == 4 + len(task.regions[record["img_fn"]])
+
+
 # ---------------------------------------------------------------- lengths as published
 
 
