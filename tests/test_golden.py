@@ -6,11 +6,8 @@ no case without a test.
 """
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache, cached_property
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
+from golden import GOLDEN, Case, load, needs_golden, processor
 from uniter import transport
 from uniter.checkpoints import export_weights, import_weights, read_state
 from uniter.modeling_uniter import (
@@ -29,75 +27,18 @@ from uniter.modeling_uniter import (
     UniterForPreTraining,
 )
 from uniter.objectives import MaskedWords, Masking, Matching, RegionClasses, RegionClassesKL, RegionFeatures
-from uniter.processing_uniter import REGION_TYPE, Encoded, Pair, Segment, UniterProcessor, Vocabulary
+from uniter.processing_uniter import REGION_TYPE, Encoded, Pair, Segment
 from uniter.recipe import Training
 from uniter.regions import Regions
 from uniter.tasks.refcoco import Expression, RefCOCO, published_overlaps
 from uniter.tasks.retrieval import Retrieval, hardest, recalls
 from uniter.training.optimizer import build_optimizer, learning_rate, set_learning_rate
 
-GOLDEN = Path(os.environ.get("UNITER_GOLDEN", Path(__file__).parents[2] / "shared" / "golden"))
-pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no golden set at {GOLDEN} (set UNITER_GOLDEN)")
+pytestmark = needs_golden
 COVERED: set[str] = set()
 
 
 # ---------------------------------------------------------------- reading the set
-
-
-class Case:
-    """One folder of cases/: inputs, outputs, and which outputs have been compared."""
-
-    def __init__(self, name: str):
-        self.name, self.folder = name, GOLDEN / "cases" / name
-        self.outputs = self._arrays("out_f32")
-        self.batch = self._arrays("batch")
-        self.info = self._json(self.folder / "info.json")
-        self.tolerances = self._json(GOLDEN / "tolerances.json").get(name, {})
-        self.compared: set[str] = set()
-
-    def _arrays(self, name: str) -> dict[str, np.ndarray]:
-        path = self.folder / f"{name}.npz"
-        return dict(np.load(path)) if path.is_file() else {}
-
-    def _json(self, path: Path) -> dict:
-        return json.loads(path.read_text()) if path.is_file() else {}
-
-    @cached_property
-    def examples(self) -> list[dict[str, np.ndarray]]:
-        rows: dict[str, dict[str, np.ndarray]] = {}
-        for key, value in self._arrays("examples").items():
-            row, field = key.split("/")
-            rows.setdefault(row, {})[field] = value
-        return [rows[row] for row in sorted(rows)]
-
-    @property
-    def labels(self) -> torch.Tensor:
-        """The batch's targets, one a row or one a row and label."""
-        targets = self.batch["targets"]
-        return torch.from_numpy(targets[:, 0] if targets.shape[1:] == (1,) else targets)
-
-    def same(self, name: str, ours) -> None:
-        """Compare with an output, within its tolerance."""
-        ours = ours.detach().numpy() if isinstance(ours, torch.Tensor) else np.asarray(ours)
-        self.compared.add(name)
-        if self.tolerances[name] == "exact":
-            np.testing.assert_array_equal(ours, self.outputs[name], err_msg=name)
-        else:
-            assert ours.shape == self.outputs[name].shape, name
-            atol = self.tolerances[name]["atol"]
-            np.testing.assert_allclose(ours, self.outputs[name], rtol=0, atol=atol, err_msg=name)
-
-    def same_gradients(self, name: str, model: torch.nn.Module, loss: torch.Tensor) -> None:
-        """Compare the norm of each parameter's gradient."""
-        expected = dict(self._json(self.folder / "grad_norms.json")[name])
-        total = expected.pop("__total__")[0]
-        model.zero_grad(set_to_none=True)
-        loss.backward(retain_graph=True)
-        ours = {key: p.grad.norm().item() if p.grad is not None else 0.0 for key, p in model.named_parameters()}
-        assert ours.keys() == expected.keys()
-        for key, norms in expected.items():
-            norm = 0.0 if norms is None else norms[0]
-            assert abs(ours[key] - norm) <= 1e-4 * norm + 1e-6 * total, (name, key, ours[key], norm)
 
 
 @pytest.fixture
@@ -115,27 +56,6 @@ def covers(*names: str):
 
 def folders() -> list[str]:
     return sorted(path.name for path in (GOLDEN / "cases").glob("*") if path.is_dir())
-
-
-@cache
-def processor() -> UniterProcessor:
-    """With the special pieces where the set's text databases say, wide enough for every file of weights."""
-    metas = [json.loads(path.read_text()) for path in sorted((GOLDEN / "db" / "txt").glob("*/meta.json"))]
-    names = {"UNK": "[UNK]", "CLS": "[CLS]", "SEP": "[SEP]", "MASK": "[MASK]"}
-    (special,) = {tuple((meta[key], piece) for key, piece in names.items()) for meta in metas}
-    states = [read_state(path) for path in (GOLDEN / "weights").glob("*.pt")]
-    size = max(len(state["uniter.embeddings.word_embeddings.weight"]) for state in states)
-    pieces = [f"w{i}" for i in range(size)]
-    for number, piece in (*special, (0, "[PAD]"), (metas[0]["v_range"][0], "!")):
-        pieces[number] = piece
-    return UniterProcessor(Vocabulary(tuple(pieces)), max_text=size)
-
-
-def load(kind, weights):
-    """The published code's weights through the door; the file must have every tensor of the model and no other."""
-    found = import_weights(GOLDEN / "weights" / f"{weights}.pt", GOLDEN / "weights" / "config.json")
-    assert type(found.model) is kind and (found.new, found.unused) == ([], [])
-    return found.model
 
 
 @dataclass(frozen=True, slots=True, eq=False)

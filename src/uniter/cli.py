@@ -64,12 +64,15 @@ def extract(
     out: Out,
     detector: DetectorName = "scenes",
     batch: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 8,
+    annotated: Annotated[
+        bool, typer.Option("--annotated", help="Take the boxes in the JSON beside each picture (VCR) instead.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Find the regions of every picture in a folder and keep them in a store."""
     from uniter.regions.extract import extract as run_extract
 
-    report = run_extract(folder, out, detector, batch=batch, progress=not quiet)
+    report = run_extract(folder, out, detector, batch=batch, progress=not quiet, annotated=annotated)
     for skipped in report.skipped:
         print(f"skipped {skipped.name}: {skipped.reason}", file=sys.stderr)
     print(report)

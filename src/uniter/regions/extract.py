@@ -1,5 +1,6 @@
 """Regions of one's own pictures: a folder of pictures in, a store out."""
 
+import json
 import os
 import time
 from collections import deque
@@ -8,12 +9,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from uniter.files import write_json
 from uniter.regions.detectors import Detector, load_detector
 from uniter.regions.pictures import open_picture as open_picture
+from uniter.regions.regions import Regions
 from uniter.regions.store import StoreWriter
 
 SKIPPED = "skipped.json"
@@ -58,6 +61,7 @@ def extract(
     progress: bool = True,
     shard_images: int = 512,
     root: str | os.PathLike | None = None,
+    annotated: bool = False,
 ) -> Report:
     """Find the regions of every picture in a folder and keep them in a store.
 
@@ -72,6 +76,8 @@ def extract(
         progress: show a progress bar.
         shard_images: images a shard of the store.
         root: the folder that names begin below; by default `source`, or the common folder of the files.
+        annotated: take the boxes in the JSON file beside each picture, in its order, instead of finding some: VCR's
+            metadata, with `boxes` of x1 y1 x2 y2 and maybe a score, `width` and `height` in pixels.
 
     Returns:
         What was done and what was skipped.
@@ -84,19 +90,28 @@ def extract(
         raise ValueError(f"batch must be 1 or more, got {batch}")
     out = Path(out)
     files = list_pictures(source, out, root)
+    if annotated:
+        files = [(name, path) for name, path in files if path.suffix != ".json"]
     if isinstance(detector, str | os.PathLike):
         detector = load_detector(detector)
     skipped: list[Skipped] = []
     # a new store is made when the first picture could be read, so that a mistaken folder leaves none behind
     writer = _writer(out, detector, shard_images) if out.exists() else None
     todo = [(name, path) for name, path in files if writer is None or not writer.has(name)]
-    added = 0
+    added, paths = 0, dict(files)
     with tqdm(total=len(files), initial=len(files) - len(todo), unit="picture", disable=not progress) as bar:
         for group in _batched(_decoded(todo, 2 * batch), batch, skipped, bar):
             writer = writer or _writer(out, detector, shard_images)
-            for (name, _), regions in zip(group, detector.detect([image for _, image in group]), strict=True):
+            if annotated:
+                found = [_at_boxes(detector, paths[name], image) for name, image in group]
+            else:
+                found = detector.detect([image for _, image in group])
+            for (name, _), regions in zip(group, found, strict=True):
+                if isinstance(regions, str):
+                    skipped.append(Skipped(name, regions))
+                    continue
                 writer.add(name, regions)
-            added += len(group)
+                added += 1
             bar.update(len(group))
     if writer is None or len(writer) == 0:
         reasons = f"; the first: {skipped[0].reason}" if skipped else ""
@@ -107,6 +122,20 @@ def extract(
     else:
         (out / SKIPPED).unlink(missing_ok=True)
     return Report(out, len(writer), added, skipped, time.time() - started)
+
+
+def _at_boxes(detector: Detector, picture: Path, image: Image.Image) -> Regions | str:
+    """The regions at a picture's annotated boxes, or the reason why there are none."""
+    path = picture.with_suffix(".json")
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        boxes = np.array([box[:4] for box in said["boxes"]], dtype=np.float32).reshape(-1, 4)
+        scale = np.array([image.width / said["width"], image.height / said["height"]] * 2, dtype=np.float32)
+        return detector.features(image, boxes * scale)
+    except FileNotFoundError:
+        return f"there is no {path.name} with its boxes beside it"
+    except (ValueError, TypeError, KeyError, IndexError, ZeroDivisionError) as error:
+        return f"{path.name} does not hold boxes, width and height as VCR's metadata do ({error})"
 
 
 def list_pictures(

@@ -227,10 +227,11 @@ class Task:
         new = list({text for text in texts if isinstance(text, str) and text not in self._tokens})
         if new:
             self._tokens.update(zip(new, self.processor.tokens(new), strict=True))
+        others = [text for text in texts if not isinstance(text, str)]
+        stored = iter(self.processor.tokens([t for t in others if ready_made(t)], positions=self._positions))
+        parted = iter(self.processor.tokens([t for t in others if not ready_made(t)]))
         return [
-            self._tokens[text]
-            if isinstance(text, str)
-            else self.processor.tokens([text], positions=self._positions if ready_made(text) else None)[0]
+            self._tokens[text] if isinstance(text, str) else next(stored if ready_made(text) else parted)
             for text in texts
         ]
 

@@ -249,11 +249,8 @@ class VCR(Task):
         return self.processor.count(text) if isinstance(text, str) else len(text)
 
     def _published_regions(self, image: Image) -> int:
-        kinds = {"both": (ANNOTATED_COUNT, None), "annotated": (ANNOTATED_COUNT,), "detected": (None,)}
-        return sum(
-            self.num_regions(name) if count is None else count
-            for name, count in zip(image, kinds[self.settings["boxes"]], strict=True)
-        )
+        annotated = 0 if self.settings["boxes"] == "detected" else ANNOTATED_COUNT
+        return annotated + (0 if self.settings["boxes"] == "annotated" else self.num_regions(image[-1]))
 
     def stored_length(self, example: Question) -> int:
         """What is compared with `max_text` in training."""
@@ -266,6 +263,16 @@ class VCR(Task):
         if image.startswith(SECOND):
             return self.annotated, image.removeprefix(SECOND)
         return self.regions, image
+
+    def _holding(self, image: str) -> tuple[Names, str]:
+        try:
+            return super()._holding(image)
+        except ValueError as error:
+            if self.regions is None or not image.startswith("vcr_gt_"):
+                raise
+            raise ValueError(
+                f"{error}, or give the store of annotated boxes by the option gt_regions, or do without: boxes=detected"
+            ) from None
 
     def config(self) -> dict[str, Any]:
         """Four segment types, and a vocabulary that has words for people."""
@@ -432,22 +439,22 @@ def _sentence(tokens: Any, objects: Sequence[Any], place: Path) -> str:
 
     People beyond the vocabulary's are just "person".
     """
-    words = []
+    words: list[Any] = []
     for token in tokens if isinstance(tokens, list) else [None]:
-        for part in token if isinstance(token, list) else [token]:
-            if isinstance(token, str):
-                words.append(token)
-            elif isinstance(part, int) and 0 <= part < len(objects) and isinstance(objects[part], str):
-                person = objects[part] == "person" and part < len(PERSONS)
-                words.append(PERSONS[part] if person else objects[part])
-            else:
-                raise ValueError(
-                    f"{place}: {tokens!r:.80} is not a list of words and of lists of numbers of the {len(objects)} "
-                    "objects; download or write it again"
-                )
+        known = isinstance(token, list) and all(isinstance(i, int) and 0 <= i < len(objects) for i in token)
+        words += [_object(i, objects) for i in token] if known else [token]
+    if not all(isinstance(word, str) for word in words):
+        raise ValueError(
+            f"{place}: {tokens!r:.80} is not a list of words and of lists of numbers of the {len(objects)} objects; "
+            "download or write it again"
+        )
     if not "".join(words).strip():
         raise ValueError(f"{place}: a text without words: {tokens!r:.80}; download or write it again")
     return " ".join(words)
+
+
+def _object(number: int, objects: Sequence[Any]) -> Any:
+    return PERSONS[number] if objects[number] == "person" and number < len(PERSONS) else objects[number]
 
 
 def _numbers(said: Any) -> tuple[list[float], list[list[float] | None]]:
