@@ -373,26 +373,3 @@ def write_text_database(folder: Path, records: Mapping[str, dict[str, Any]], **f
         if content is not None:
             write(folder / f"{name}.json", content)
     return folder
-
-
-def golden_images(*folders: Path) -> dict[str, Regions]:
-    """The images of golden image databases by name, in an image of 1000 x 1000 pixels; read here, not by the package."""
-    import lmdb
-    import msgpack
-
-    found = {}
-    for folder in folders:
-        (place,) = (path for path in folder.iterdir() if path.is_dir())
-        (counts,) = [json.loads(path.read_text()) for path in folder.glob("nbb_*.json")] or [{}]
-        with lmdb.open(str(place), readonly=True, lock=False) as environment, environment.begin() as read:
-            values = {key.decode(): value for key, value in read.cursor() if key != b"__keys__"}
-        for name, value in values.items():
-            packed = msgpack.unpackb(value, raw=True)
-            arrays = {
-                key.decode(): np.frombuffer(a[b"data"], a[b"type"].decode()).reshape(a[b"shape"])[: counts.get(name)]
-                for key, a in packed.items()
-            }
-            widened = {key: array.astype(np.float32) for key, array in arrays.items()}
-            boxes = widened["norm_bb"][:, :4] * np.float32(1000)
-            found[name] = Regions(widened["features"], boxes, 1000.0, 1000.0, widened["soft_labels"])
-    return found

@@ -11,6 +11,7 @@ from golden import load as golden_model
 from uniter.modeling_uniter import UniterForPairs
 from uniter.processing_uniter import UniterProcessor
 from uniter.recipe import Training, parse_recipe
+from uniter.regions.formats import open_regions
 from uniter.run import evaluate, finetuning_job, predict
 from uniter.tasks.base import FineTuning, load
 from uniter.training.loop import train
@@ -167,7 +168,7 @@ def test_from_recipe_to_submission_and_back(tmp_path):
 
 def golden_task(**options):
     path = GOLDEN / "db" / "txt" / "nlvr2_dev.db"
-    images = fixtures.golden_images(GOLDEN / "db" / "img" / "nlvr2_dev")
+    images = open_regions(GOLDEN / "db" / "img" / "nlvr2_dev")
     return load("nlvr2")(path, images, UniterProcessor(vocabulary_of(path)), **options)
 
 
@@ -189,9 +190,7 @@ def test_the_published_rows_scores_and_loss(form):
         assert batch["input_ids"][number][text].tolist() == row["input_ids"].tolist()
         assert batch["region_types"][number][regions].tolist() == row["img_type_ids"].tolist()
         np.testing.assert_array_equal(batch["regions"][number][regions], row["img_feat"])
-        # widths and heights are computed here; there they are stored, rounded to half precision
-        np.testing.assert_allclose(batch["locations"][number][regions], row["img_pos_feat"], rtol=0, atol=2e-3)
-        batch["locations"][number][regions] = torch.from_numpy(row["img_pos_feat"])
+        np.testing.assert_array_equal(batch["locations"][number][regions], row["img_pos_feat"])
     model = golden_model(UniterForPairs, name)
     assert model.config.pair_form == form
     out = model(**batch)

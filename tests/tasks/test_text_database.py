@@ -19,6 +19,7 @@ from uniter.pretraining import Captioned
 from uniter.processing_uniter import UniterProcessor, Vocabulary
 from uniter.recipe import Training, parse_recipe
 from uniter.regions import Regions
+from uniter.regions.formats import open_regions
 from uniter.run import pretraining_job
 from uniter.tasks.base import FineTuning, load
 from uniter.tasks.text_database import TextDatabase, open_split
@@ -417,49 +418,9 @@ def vocabulary_of(path):
     return Vocabulary(tuple(special.get(number, f"w{number}") for number in range(meta["v_range"][1])))
 
 
-def golden_regions(*databases):
-    """The golden images that the databases show: true ones where their arrays are in the set, random ones elsewhere."""
-    arrays = np.load(GOLDEN / "expected_db" / "images.npz")
-    found = {}
-    rng = np.random.default_rng(0)
-    for name in dict.fromkeys(name for base in databases for name in TextDatabase(base).txt2img.values()):
-        key = f"coco_train2014/{name}"
-        if f"{key}/features" in arrays:
-            features, boxes = arrays[f"{key}/features"], arrays[f"{key}/norm_bb"][:, :4]
-        else:
-            corner, size = rng.uniform(0, 0.5, (5, 2)), rng.uniform(0.1, 0.5, (5, 2))
-            features, boxes = rng.standard_normal((5, 40)).astype(np.float32), np.hstack([corner, corner + size])
-        known = f"{key}/soft_labels" in arrays
-        probs = arrays[f"{key}/soft_labels"] if known else rng.dirichlet(np.ones(17), len(features)).astype(np.float32)
-        found[name] = Regions(features, (boxes * 1000).astype(np.float32), 1000.0, 1000.0, probs)
-    return found
-
-
-def case_regions(case):
-    """The regions of a case's examples, by row, in an image of 1000 x 1000 pixels."""
-    arrays = np.load(GOLDEN / "cases" / case / "examples.npz")
-    rows = sorted({key.split("/")[0] for key in arrays.files})
-    boxes = lambda row: (arrays[f"{row}/img_pos_feat"][:, :4] * np.float32(1000)).astype(np.float32)
-    return [Regions(arrays[f"{row}/img_feat"], boxes(row), 1000.0, 1000.0) for row in rows]
-
-
-def grounding_regions(case, name):
-    """The regions of the golden images of referring expressions, boxes in pixels, by the published names."""
-    arrays = np.load(GOLDEN / "cases" / case / "examples.npz")
-    place = GOLDEN / "db" / "txt" / "refcoco_val.db"
-    sizes = {image["id"]: image for image in json.loads((place / "images.json").read_text())}
-    ids = json.loads((GOLDEN / "cases" / case / "info.json").read_text())["ids"]
-    found = {}
-    for row, sent_id in enumerate(ids):
-        image = sizes[TextDatabase(place).record(sent_id)["image_id"]]
-        width, height = float(image["width"]), float(image["height"])
-        x, y, w, h = arrays[f"ex{row:02}/obj_boxes"].T
-        boxes = np.stack([x, y, x + w, y + h], 1)
-        found[name.format(image["id"])] = Regions(arrays[f"ex{row:02}/img_feat"], boxes, width, height)
-    return found
-
-
-GT, DET = "visual_grounding_coco_gt_{:012}.npz", "visual_grounding_det_coco_{:012}.npz"
+def golden_images(*folders):
+    """Image databases of the golden set, read in place."""
+    return open_regions([GOLDEN / "db" / "img" / folder for folder in folders])
 
 
 def golden_task(name, database, regions, max_text=20, **options):
@@ -476,10 +437,10 @@ def test_the_order_of_expressions_is_the_published_one():
 
 @needs_golden
 @torch.no_grad()
-@pytest.mark.parametrize(("case", "name"), [("re_eval_gt", GT), ("re_eval_det", DET)])
-def test_the_published_model_finds_the_published_boxes(case, name):
+@pytest.mark.parametrize(("case", "images"), [("re_eval_gt", "re_coco_gt"), ("re_eval_det", "re_coco_det")])
+def test_the_published_model_finds_the_published_boxes(case, images):
     expected = np.load(GOLDEN / "cases" / case / "out_f32.npz")
-    task = golden_task("refcoco", "refcoco_val.db", grounding_regions(case, name))
+    task = golden_task("refcoco", "refcoco_val.db", golden_images(images))
     examples = task.examples("val")
     found = task.predict(golden_model(task.model, "re_mlp1"), examples)
     np.testing.assert_allclose([said["pred_box"] for said in found], expected["pred_box"], atol=0.01)
@@ -507,7 +468,7 @@ def test_the_published_model_finds_the_published_boxes(case, name):
 def test_the_published_model_gives_the_published_answers_and_loss(name, case, database):
     info = json.loads((GOLDEN / "cases" / case / "info.json").read_text())
     expected = np.load(GOLDEN / "cases" / case / "out_f32.npz")
-    regions = dict(zip(info["img_fnames"], case_regions(case), strict=True))
+    regions = golden_images("coco_train2014")
     model = golden_model(load(name).model, case)
     options = {"answers": [f"answer {n}" for n in range(29)]} if name == "vqa" else {}
     task = golden_task(name, database, regions, **options)
@@ -526,16 +487,15 @@ def test_the_published_model_gives_the_published_answers_and_loss(name, case, da
     names = task.config()["id2label"]
     said = [prediction["answer" if name == "vqa" else "label"] for prediction in found]
     assert said == [names[int(label)] for label in expected["pred"]]
-    # widths and heights are computed here, and stored rounded to half precision there
-    assert model(**batch).loss.item() == pytest.approx(float(expected["train_loss"]), rel=1e-3)
+    assert model(**batch).loss.item() == pytest.approx(float(expected["train_loss"]), rel=1e-6)
 
 
 GOLDEN_TASKS = {
-    "vqa": ("vqa", "vqa_train.db", None, {}),
-    "entailment": ("snli_ve", "ve_train.db", None, {}),
-    "annotated": ("refcoco", "refcoco_val.db", ("re_eval_gt", GT), {}),
-    "detected": ("refcoco", "refcoco_val.db", ("re_eval_det", DET), {}),
-    "retrieval": ("retrieval", "itm_coco_train.db", None, {}),
+    "vqa": ("vqa", "vqa_train.db", "coco_train2014", {}),
+    "entailment": ("snli_ve", "ve_train.db", "coco_train2014", {}),
+    "annotated": ("refcoco", "refcoco_val.db", "re_coco_gt", {}),
+    "detected": ("refcoco", "refcoco_val.db", "re_coco_det", {}),
+    "retrieval": ("retrieval", "itm_coco_train.db", "coco_train2014", {}),
 }
 
 
@@ -548,9 +508,9 @@ def golden_config(path, **settings):
 @needs_golden
 @pytest.mark.parametrize("which", GOLDEN_TASKS)
 def test_two_steps_and_a_measure_straight_from_the_golden_databases(which, tmp_path):
-    name, database, grounding, options = GOLDEN_TASKS[which]
+    name, database, images, options = GOLDEN_TASKS[which]
     path = GOLDEN / "db" / "txt" / database
-    regions = grounding_regions(*grounding) if grounding else golden_regions(path)
+    regions = golden_images(images)
     task = golden_task(name, database, regions, **options)
     split = path.stem.split("_")[-1]
     model = task.model(golden_config(path, **task.config()))
@@ -569,9 +529,8 @@ def test_two_steps_and_a_measure_straight_from_the_golden_databases(which, tmp_p
 @needs_golden
 def test_two_steps_of_pretraining_straight_from_the_golden_databases(tmp_path):
     path = GOLDEN / "db" / "txt" / "itm_coco_train.db"
-    store = fixtures.write_store(tmp_path / "store", golden_regions(path))
     UniterProcessor(vocabulary_of(path)).save_pretrained(tmp_path / "vocabulary")
-    source = {"captions": str(path), "regions": str(store), "split": "train"}
+    source = {"captions": str(path), "regions": str(GOLDEN / "db" / "img" / "coco_train2014"), "split": "train"}
     values = {
         "kind": "pretrain",
         "model": {"size": "tiny", "config": {"max_position_embeddings": 24}},  # `too_long` has 27: it is cut

@@ -122,6 +122,7 @@ class RefCOCO(Task):
             raise ValueError(
                 f"option boxes of task {self.name} is annotated, detected or left out, got {self.settings['boxes']!r}"
             )
+        self._sizes: dict[str, tuple[float, float]] = {}  # image -> width and height in pixels, as the files have them
         self._annotated: dict[str, np.ndarray] = {}  # image -> (R, 4) annotated boxes of a text database
         self._are_annotated: dict[str, bool] = {}  # image -> whether its regions are these
 
@@ -145,7 +146,7 @@ class RefCOCO(Task):
                 f"{path}: expected a list of references, got a {type(refs).__name__}; is it a refs(...).p?"
             )
         splits = [field(ref, "split", path, str) for ref in refs]
-        boxes, image_of = self._instances(instances_path)
+        boxes, image_of, sizes = self._instances(instances_path)
         found = []
         for ref in (ref for ref, part in zip(refs, splits, strict=True) if part == split):
             thing = field(ref, "ann_id", path, int)
@@ -153,7 +154,9 @@ class RefCOCO(Task):
                 raise ValueError(
                     f"{instances_path}: no annotation {thing}, which {path.name} refers to; take both from one release"
                 )
-            image = image_of(field(ref, "image_id", path, int), str(ref.get("file_name", "")))
+            image_id = field(ref, "image_id", path, int)
+            image = image_of(image_id, str(ref.get("file_name", "")))
+            self._sizes.update({image: sizes[image_id]} if image_id in sizes else {})
             for sentence in field(ref, "sentences", path, list):
                 text = field(sentence, "sent", path, str)
                 if text.strip():
@@ -162,8 +165,10 @@ class RefCOCO(Task):
             raise self.unknown_split(path, split, splits)
         return found
 
-    def _instances(self, path: Path) -> tuple[dict[int, Box], Callable[[int, str], str]]:
-        """Boxes (x1 y1 x2 y2) by annotation id, and what turns an image's id and file name into its name."""
+    def _instances(
+        self, path: Path
+    ) -> tuple[dict[int, Box], Callable[[int, str], str], dict[int, tuple[float, float]]]:
+        """Boxes (x1 y1 x2 y2) by annotation id, what turns an image's id and file name into its name, sizes by id."""
         instances = read_json(path, dict)
         annotations, images = (field(instances, key, path, list) for key in ("annotations", "images"))
         boxes: dict[int, Box] = {field(a, "id", path, int): corners(field(a, "bbox", path), path) for a in annotations}
@@ -175,7 +180,7 @@ class RefCOCO(Task):
             name = files.get(image_id, file_name)
             return name if stored is None or name in stored else by_id.get(image_id, name)
 
-        return boxes, image_of
+        return boxes, image_of, _sizes(images)
 
     def _stored_expressions(self, database: TextDatabase) -> list[Expression]:
         """The expressions of a text database, in the order of its references."""
@@ -185,7 +190,7 @@ class RefCOCO(Task):
         things = {
             field(image, "id", place["images"], int): field(image, "ann_ids", place["images"], list) for image in images
         }
-        names = self._names_by_id()
+        names, sizes = self._names_by_id(), _sizes(images)
         found = []
         for ref in refs:
             image_id, thing = (field(ref, key, place["refs"], int) for key in ("image_id", "ann_id"))
@@ -195,6 +200,7 @@ class RefCOCO(Task):
                 )
             name = names.get(image_id, f"visual_grounding_coco_gt_{image_id:012d}.npz")
             if name not in self._annotated:
+                self._sizes.update({name: sizes[image_id]} if image_id in sizes else {})
                 known = [corners(boxes.get(other), place["annotations"]) for other in things[image_id]]
                 self._annotated[name] = np.array(known)
             for sent_id in field(ref, "sent_ids", place["refs"], list):
@@ -225,6 +231,25 @@ class RefCOCO(Task):
                     )
         return names
 
+    def boxes(self, image: str) -> np.ndarray:
+        """(R, 4) pixels x1 y1 x2 y2 of an image's regions.
+
+        The published image databases hold fractions and no sizes: those of the annotation files make pixels of them.
+
+        Raises:
+            ValueError: they are fractions, and no file says how large the image is.
+        """
+        regions = self.seen(image)
+        if (regions.width, regions.height) != (1, 1):
+            return regions.boxes
+        if image not in self._sizes:
+            raise ValueError(
+                f"{self.data}: the regions of {image!r} are fractions of an image whose size no file here says; add "
+                "`width` and `height` of its images to the annotation file, or give regions in pixels"
+            )
+        x1, y1, _, _, w, h, _ = regions.fractions().T  # stored width and height are rounded by themselves; they count
+        return np.stack([x1, y1, x1 + w, y1 + h], 1) * np.array(self._sizes[image] * 2, dtype=np.float32)
+
     def on_annotated(self, image: str) -> bool:
         """Whether an image's regions are a text database's annotated boxes, in their order.
 
@@ -232,7 +257,7 @@ class RefCOCO(Task):
             ValueError: the option `boxes` says so, and there are more or fewer.
         """
         if image not in self._are_annotated:
-            known, boxes, said = self._annotated[image], self.seen(image).boxes, self.settings["boxes"]
+            known, boxes, said = self._annotated[image], self.boxes(image), self.settings["boxes"]
             if said == "annotated" and len(known) != len(boxes):
                 raise ValueError(
                     f"{self.data}: image {image!r} has {len(known)} annotated boxes and {len(boxes)} regions; give the "
@@ -249,7 +274,7 @@ class RefCOCO(Task):
             if example.place is not None and self.on_annotated(example.image):
                 labels.append(example.place)
                 continue
-            overlap = self.overlaps(self.seen(example.image).boxes, example.box)
+            overlap = self.overlaps(self.boxes(example.image), example.box)
             labels.append(int(overlap.argmax()) if overlap.max() >= 0.5 else -1)
         return torch.tensor(labels)
 
@@ -257,7 +282,7 @@ class RefCOCO(Task):
         """The box of each expression's highest region."""
         best = output.logits.argmax(1).tolist()
         return [
-            {"sent_id": e.sent_id, "pred_box": _xywh(self.seen(e.image).boxes[i]), "tgt_box": _xywh(e.box)}
+            {"sent_id": e.sent_id, "pred_box": _xywh(self.boxes(e.image)[i]), "tgt_box": _xywh(e.box)}
             for e, i in zip(examples, best, strict=True)
         ]
 
@@ -281,13 +306,19 @@ class RefCOCO(Task):
             right.append(100.0 * float(self.overlaps(box, example.box)[0] > 0.5))
         found = with_interval("accuracy", right)
         if self.regions is not None:
-            within = [self.overlaps(self.seen(e.image).boxes, e.box).max() > 0.5 for e in examples]
+            within = [self.overlaps(self.boxes(e.image), e.box).max() > 0.5 for e in examples]
             found["upper_bound"] = 100.0 * float(np.mean(within))
         return found
 
     def perfect(self, examples: Sequence[Expression]) -> list[dict[str, Any]]:
         """The true boxes."""
         return [{"sent_id": e.sent_id, "pred_box": _xywh(e.box), "tgt_box": _xywh(e.box)} for e in examples]
+
+
+def _sizes(images: Sequence[Any]) -> dict[int, tuple[float, float]]:
+    """Width and height in pixels by image id, of those that say them."""
+    sized = [image for image in images if "width" in image and "height" in image]
+    return {image["id"]: (float(image["width"]), float(image["height"])) for image in sized}
 
 
 def _xywh(box: Sequence[float]) -> list[float]:
