@@ -129,7 +129,7 @@ def make_model(
     types, words = asked.pop("type_vocab_size", None), asked.pop("vocab_size", None)
     model = kind.from_pretrained(folder, **asked)
     try:
-        grow(model, types, words, seed)
+        grow(model, types, words, seed, settings.new_word_head)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
     check_detector(model.config.detector, store.detector, folder, store.path)
