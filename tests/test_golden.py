@@ -463,14 +463,19 @@ def test_learning_rates(case):
     steps = case.batch.pop("step")
     for name, theirs in case.batch.items():
         kind, *numbers = name.replace("warmup_linear", "linear").replace("get_lr", "get").split("_")
-        if kind in ("noam", "vqa"):  # in the published code, but used by none of its programs; we have neither
-            continue
-        warmup, total = (int(part[1:]) for part in numbers[:2])
-        base = float("-".join(numbers[2:]).removeprefix("lr")) if kind == "get" else 1.0
-        settings = Training(learning_rate=base, warmup=warmup, steps=total)
+        if kind == "noam":
+            settings = Training(learning_rate=1.0, schedule="noam", warmup=int(numbers[0][1:]))
+        elif kind == "vqa":  # a quarter more every `i` updates; from `s` on times `r` every `d`
+            quarter, every, start = (int(part[1:]) for part in numbers[:3])
+            falls = {"decay_start": start, "decay_every": every, "decay_rate": float(numbers[3][1:].replace("p", "."))}
+            settings = Training(learning_rate=1.0, schedule="vqa", warmup=3 * quarter, **falls)
+        else:
+            warmup, total = (int(part[1:]) for part in numbers[:2])
+            base = float("-".join(numbers[2:]).removeprefix("lr")) if kind == "get" else 1.0
+            settings = Training(learning_rate=base, warmup=warmup, steps=total)
         ours = [learning_rate(int(step), settings) for step in steps]
         np.testing.assert_allclose(ours, np.where(theirs > 0, theirs, 1e-8), rtol=1e-12, err_msg=name)
-    assert any(name.startswith("warmup_linear") for name in case.batch)
+    assert len(case.batch) == 4
 
 
 # ---------------------------------------------------------------- answers, choices, pairs

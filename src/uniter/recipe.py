@@ -63,9 +63,16 @@ class Training(Settings):
         1.0, gt=0, description="Learning rate of the head over that of the trunk (published for VQA: 10)."
     )
     warmup: int = Field(-1, ge=-1, description="Updates of linear warm-up; -1: a tenth of the steps, as published.")
-    schedule: Literal["linear", "constant", "cosine"] = Field(
-        "linear", description="What follows the warm-up; linear: down to 0 at the last update, as published."
+    schedule: Literal["linear", "constant", "cosine", "noam", "vqa"] = Field(
+        "linear",
+        description="What follows the warm-up; linear: down to 0 at the last update, as published; noam: falls with the "
+        "root of the update; vqa: falls by steps, and warms up in quarters. (The published code has both, unused.)",
     )
+    decay_start: int | None = Field(
+        None, ge=1, description="Schedule vqa: the update after which the rate falls; null: never."
+    )
+    decay_every: int = Field(1000, ge=1, description="Schedule vqa: updates of a step down.")
+    decay_rate: float = Field(0.2, gt=0, le=1, description="Schedule vqa: what a step down multiplies the rate by.")
     optimizer: Literal["adamw", "adamw-published", "adam", "adamax"] = Field(
         "adamw",
         description="adamw: PyTorch's; adamw-published: eps before the bias correction, decay after the step; adam, "
