@@ -65,8 +65,8 @@ class Training(Settings):
     warmup: int = Field(-1, ge=-1, description="Updates of linear warm-up; -1: a tenth of the steps, as published.")
     schedule: Literal["linear", "constant", "cosine", "noam", "vqa"] = Field(
         "linear",
-        description="What follows the warm-up; linear: down to 0 at the last update, as published; noam: falls with the "
-        "root of the update; vqa: falls by steps, and warms up in quarters. (The published code has both, unused.)",
+        description="What follows the warm-up; linear: down to 0 at the last update, as published; noam: falls with "
+        "the root of the update; vqa: falls by steps, and warms up in quarters. (The published code has both, unused.)",
     )
     decay_start: int | None = Field(
         None, ge=1, description="Schedule vqa: the update after which the rate falls; null: never."
