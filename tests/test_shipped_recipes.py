@@ -25,7 +25,6 @@ CANDIDATES = {"scenes": 5, "published": 33}  # of 8 and of 36 images
 @pytest.fixture(scope="module")
 def place(world, tmp_path_factory):
     """Where the recipes' own paths, relative to the working folder, lead somewhere."""
-    pytest.importorskip("lmdb")
     root = tmp_path_factory.mktemp("published")
     published.write_everything(root)
     shutil.copytree(world.data, root / "data" / "scenes")
