@@ -143,7 +143,7 @@ def karpathy(folder: Path, images: int = 8, captions: int = 2, name: str = "data
         regions[file_name] = random_regions(number, 3 + number % 5)
         sentences = []
         for k in range(captions):
-            raw = f"{'A' if k else 'The'} {COLOURS[number % 8]} dog is {'left of' if k else 'a'} {COLOURS[number // 2]} cat."
+            raw = f"{'A' if k else 'The'} {COLOURS[number % 8]} dog is {'left of' if k else 'a'} {COLOURS[number // 2 % 8]} cat."
             words = raw.lower().strip(".").split()
             sentences.append({"tokens": words, "raw": raw, "imgid": number, "sentid": sentid})
             sentid += 1

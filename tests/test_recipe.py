@@ -185,5 +185,13 @@ def test_parity_fills_in_what_is_left_out_and_nothing_else():
     assert with_parity(parse_recipe(FINETUNE), task).train.optimizer == "adamw"
     pre = parse_recipe(PRETRAIN)
     assert pre.objectives.itm_swap == "either" and with_parity(pre) is pre
-    assert with_parity(parse_recipe(PRETRAIN + "parity: official\n")).objectives.itm_swap == "image"
+    official = with_parity(parse_recipe(PRETRAIN + "parity: official\n"))
+    assert (official.objectives.itm_swap, official.model.new_word_head) == ("image", True)
+    assert official.sources[0].lengths == "plain"  # captions have no lists of lengths but the plain one
+    stories = "kind: pretrain\nparity: official\nsources: [{kind: vcr, captions: data, regions: store}]\n"
+    assert with_parity(parse_recipe(stories)).sources[0].lengths == "published"
+    said = parse_recipe(stories, ["sources.0.lengths=plain", "model.new_word_head=false"])
+    assert with_parity(said) == said.model_copy(
+        update={key: getattr(with_parity(said), key) for key in ("train", "objectives")}
+    )
     assert parse_recipe(to_yaml(done)) == done

@@ -314,9 +314,11 @@ def recipes_list() -> None:
     """Name the shipped recipes."""
     from uniter.recipe import shipped_recipes
 
-    for name, text in shipped_recipes().items():
+    recipes = shipped_recipes()
+    widest = max(map(len, recipes), default=0)
+    for name, text in recipes.items():
         said = [line.lstrip("# ") for line in text.splitlines() if line.startswith("#")]  # command, then what it does
-        print(f"{name:20} {said[1] if len(said) > 1 else ''}")
+        print(f"{name:{widest}} {said[1] if len(said) > 1 else ''}")
 
 
 @recipes_app.command("show")

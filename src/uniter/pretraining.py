@@ -181,10 +181,12 @@ class Stories(Captioned):
     Args:
         types: segment types of each text's pieces.
         task: knows the regions of annotated and of detected boxes.
+        counted: (texts,) lengths as the published code counts them; None: tokens as they are.
     """
 
     types: list[np.ndarray]
     task: VCR
+    counted: np.ndarray | None = None
 
     @classmethod
     def read_vcr(
@@ -195,6 +197,7 @@ class Stories(Captioned):
         split: str,
         processor: UniterProcessor,
         training: bool = True,
+        lengths: str = "plain",
     ) -> "Stories":
         """Questions of a split that has labels.
 
@@ -205,14 +208,16 @@ class Stories(Captioned):
             split: several are joined by "+".
             processor: the vocabulary's owner.
             training: leave texts of a database out that have more than `max_text` pieces.
+            lengths: in training, as the option of the task.
 
         Raises:
             ValueError: a file is missing or foreign, a question has no labels, or an image is not in the store.
         """
         store = open_regions(regions)
-        task = VCR(data, store, processor, gt_regions=str(gt_regions or ""))
+        lengths = lengths if training else "plain"
+        task = VCR(data, store, processor, gt_regions=str(gt_regions or ""), lengths=lengths)
         found = [story for part in split.split("+") for story in task.stories(part)]
-        kept = [(text, image) for text, image in found if not training or task.short_enough(text)]
+        kept = [story for story in found if not training or task.stored_length(story) <= task.most_pieces]
         if len(kept) < len(found):
             log.warning(
                 "%s, split %s: %d of %d questions have more than %d word pieces and are left out of training",
@@ -221,15 +226,15 @@ class Stories(Captioned):
         if not kept:
             raise ValueError(f"{data}: split {split!r} holds no questions that are short enough; raise max_text")
         numbers: dict[Any, int] = {}
-        for _, image in kept:
-            if image not in numbers:
-                task.num_regions(image)  # raises where it is not there
-                numbers[image] = len(numbers)
-        tokens = [task.story_tokens(text) for text, _ in kept]
-        image_of = np.array([numbers[image] for _, image in kept])
-        return cls(
-            [text.input_ids for text in tokens], image_of, list(numbers), store, [text.types for text in tokens], task
-        )
+        for story in kept:
+            if story.image not in numbers:
+                task.num_regions(story.image)  # raises where it is not there
+                numbers[story.image] = len(numbers)
+        tokens = [task.story_tokens(text) for story in kept for text, _ in task.shown(story)]
+        ids, types = [text.input_ids for text in tokens], [text.types for text in tokens]
+        image_of = np.array([numbers[story.image] for story in kept])
+        counted = task.lengths(kept) if lengths == "published" else None
+        return cls(ids, image_of, list(numbers), store, types, task, counted)
 
     def tokens(self, index: int) -> Tokens:
         """A text and its types."""
@@ -243,13 +248,18 @@ class Stories(Captioned):
         """How many they are together."""
         return self.task.num_regions(self.images[image])
 
+    def lengths(self) -> np.ndarray:
+        """(texts,) tokens of each pair, or what the published code takes for them."""
+        return super().lengths() if self.counted is None else self.counted
+
 
 def read_source(source, processor: UniterProcessor, training: bool = True) -> Captioned:
     """A source of a recipe; arguments as in `Captioned.read`."""
     if source.kind == "vcr":
-        return Stories.read_vcr(source.captions, source.regions, source.gt_regions, source.split, processor, training)
-    if source.gt_regions is not None:
-        raise ValueError(f"{source.captions}: gt_regions are for sources of kind vcr; leave them out")
+        place = (source.captions, source.regions, source.gt_regions, source.split)
+        return Stories.read_vcr(*place, processor, training, source.lengths)
+    if source.gt_regions is not None or source.lengths != "plain":
+        raise ValueError(f"{source.captions}: gt_regions and lengths are for sources of kind vcr; leave them out")
     return Captioned.read(source.captions, source.regions, source.split, processor, training)
 
 

@@ -8,7 +8,7 @@ import importlib.resources
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -26,6 +26,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         extra="forbid", strict=True, validate_default=True, validate_assignment=True, populate_by_name=True
     )
+
+
+S = TypeVar("S", bound=Settings)
 
 
 class Training(Settings):
@@ -60,9 +63,16 @@ class Training(Settings):
         1.0, gt=0, description="Learning rate of the head over that of the trunk (published for VQA: 10)."
     )
     warmup: int = Field(-1, ge=-1, description="Updates of linear warm-up; -1: a tenth of the steps, as published.")
-    schedule: Literal["linear", "constant", "cosine"] = Field(
-        "linear", description="What follows the warm-up; linear: down to 0 at the last update, as published."
+    schedule: Literal["linear", "constant", "cosine", "noam", "vqa"] = Field(
+        "linear",
+        description="What follows the warm-up; linear: down to 0 at the last update, as published; noam: falls with "
+        "the root of the update; vqa: falls by steps, and warms up in quarters. (The published code has both, unused.)",
     )
+    decay_start: int | None = Field(
+        None, ge=1, description="Schedule vqa: the update after which the rate falls; null: never."
+    )
+    decay_every: int = Field(1000, ge=1, description="Schedule vqa: updates of a step down.")
+    decay_rate: float = Field(0.2, gt=0, le=1, description="Schedule vqa: what a step down multiplies the rate by.")
     optimizer: Literal["adamw", "adamw-published", "adam", "adamax"] = Field(
         "adamw",
         description="adamw: PyTorch's; adamw-published: eps before the bias correction, decay after the step; adam, "
@@ -112,6 +122,11 @@ class ModelSettings(Settings):
         None, alias="from", description="Folder of a saved model to start from, or `shipped`; null: a fresh model."
     )
     config: dict[str, Any] = Field(default_factory=dict, description="Numbers of UniterConfig to override, by name.")
+    new_word_head: bool = Field(
+        False,
+        description="In pre-training, where words are added (the people of VCR): draw the word head anew (published) "
+        "instead of keeping what it has learnt.",
+    )
 
 
 class Source(Settings):
@@ -131,6 +146,11 @@ class Source(Settings):
         description="The pictures' regions: a store or a file of docs/formats.md, or a list of them."
     )
     split: str = Field("train", description="Which split of it.")
+    lengths: Literal["plain", "published"] = Field(
+        "plain",
+        description="Of VCR, in training; published: by lists that count the texts of four answers, and with 100 "
+        "annotated regions; what is longer than max_text by the lists is left out.",
+    )
     name: str | None = Field(None, description="Name in logs; null: its number.")
     weight: Weight | None = Field(
         None, description="Part of the mixture, as the other sources' weights; null for all: by their captions."
@@ -183,6 +203,8 @@ OFFICIAL: dict[str, dict[str, Any]] = {
         "decayed": "names",
     },
     "objectives": {"itm_swap": "image"},
+    "model": {"new_word_head": True},
+    "sources": {"lengths": "published"},  # of kind vcr
 }
 
 
@@ -220,6 +242,9 @@ class FinetuneRecipe(Settings):
     data: FilePath = Field(description="Folder of the benchmark's own files, or of the published text databases.")
     regions: RegionPlaces = Field(
         description="The pictures' regions: a store or a file of docs/formats.md, or a list of them."
+    )
+    validation_regions: RegionPlaces | None = Field(
+        None, description="Regions to validate with; null: the same (published expressions validate on detected boxes)."
     )
     train_split: str = Field("train", description="Split to train on.")
     validation_split: str | None = Field("val", description="Split to validate on; null: no validation.")
@@ -284,16 +309,23 @@ def with_parity(recipe: Recipe, task: Mapping[str, Mapping[str, Any]] | None = N
     """
     if recipe.parity != "official":
         return recipe
-    changed: dict[str, Any] = {}
-    for section in ("train", "objectives"):
-        settings = getattr(recipe, section, None)
-        if settings is not None:
-            official = {**OFFICIAL[section], **(task or {}).get(section, {})}
-            left_out = {key: value for key, value in official.items() if key not in settings.model_fields_set}
-            changed[section] = settings.model_copy(update=left_out)
+    task = task or {}
+    changed: dict[str, Any] = {"train": _official(recipe.train, {**OFFICIAL["train"], **task.get("train", {})})}
     if isinstance(recipe, FinetuneRecipe):
-        changed["options"] = {**(task or {}).get("options", {}), **recipe.options}
+        changed["options"] = {**task.get("options", {}), **recipe.options}
+    else:
+        changed["objectives"] = _official(recipe.objectives, OFFICIAL["objectives"])
+        changed["model"] = _official(recipe.model, OFFICIAL["model"])
+        changed["sources"] = [
+            _official(source, OFFICIAL["sources"]) if source.kind == "vcr" else source for source in recipe.sources
+        ]
     return recipe.model_copy(update=changed)
+
+
+def _official(settings: S, published: Mapping[str, Any]) -> S:
+    """The settings with the published values of those that are left out."""
+    left_out = {key: value for key, value in published.items() if key not in settings.model_fields_set}
+    return settings.model_copy(update=left_out)
 
 
 def shipped_recipes() -> dict[str, str]:

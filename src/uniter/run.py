@@ -129,7 +129,7 @@ def make_model(
     types, words = asked.pop("type_vocab_size", None), asked.pop("vocab_size", None)
     model = kind.from_pretrained(folder, **asked)
     try:
-        grow(model, types, words, seed)
+        grow(model, types, words, seed, settings.new_word_head)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
     check_detector(model.config.detector, store.detector, folder, store.path)
@@ -161,7 +161,12 @@ def finetuning_job(recipe: FinetuneRecipe) -> FineTuning:
     task = kind(recipe.data, store, processor, recipe.train.seed, **options)
     processor = task.processor or processor  # with the words that the task needs
     model = make_model(task.model, recipe.model, processor, store, recipe.train.seed, **task.config())
-    return FineTuning(task, model, recipe.train_split, recipe.validation_split, most)
+    measured = None
+    if recipe.validation_regions is not None:
+        others = open_regions(recipe.validation_regions)
+        check_detector(model.config.detector, others.detector, "the model", others.path)
+        measured = kind(recipe.data, others, processor, recipe.train.seed, **options)
+    return FineTuning(task, model, recipe.train_split, recipe.validation_split, most, measured=measured)
 
 
 def evaluate(

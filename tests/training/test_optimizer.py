@@ -180,6 +180,13 @@ def test_other_schedules():
     assert learning_rate(10, cosine) == 1.0 and learning_rate(60, cosine) == pytest.approx(0.5)
     assert learning_rate(110, cosine) == 1e-8
     assert learning_rate(1, Training(steps=1)) == 1e-8 and learning_rate(1, Training(steps=5, warmup=5)) > 0
+    noam = Training(warmup=4, schedule="noam", learning_rate=1.0)
+    assert [learning_rate(t, noam) for t in (1, 4, 16, 64)] == [0.25, 1.0, 0.5, 0.25]
+    falling = {"decay_start": 20, "decay_every": 10, "decay_rate": 0.5}
+    steps = Training(warmup=12, schedule="vqa", learning_rate=1.0, **falling)
+    assert [learning_rate(t, steps) for t in (3, 4, 11, 12, 20)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert [learning_rate(t, steps) for t in (21, 30, 31, 40)] == [0.5, 0.5, 0.25, 0.25]
+    assert learning_rate(500, steps.model_copy(update={"decay_start": None})) == 1.0
 
 
 def test_groups_of_our_own_models():

@@ -393,6 +393,8 @@ class FineTuning:
         validation_examples: measure on so many of them at most, always the same ones; None: on all.
         tokens: budget of a batch when measuring.
         precision: when measuring.
+        measured: the task to measure on; the same one if left out (published expressions learn from annotated boxes
+            and are measured on detected ones).
 
     Raises:
         ValueError: a split is empty, the task has no processor, or an image has no regions.
@@ -407,17 +409,18 @@ class FineTuning:
         validation_examples: int | None = None,
         tokens: int = 8192,
         precision: Precision = "float32",
+        measured: Task | None = None,
     ):
         if task.processor is None:
             raise ValueError(f"fine-tuning on {task.name} needs a processor: give the task one")
-        self.task, self.model, self.monitor = task, model, task.monitor
+        self.task, self.measured, self.model, self.monitor = task, measured or task, model, task.monitor
         self.tokens, self.precision = tokens, precision
         self.mixture = {task.name: 1.0}
         task.fit_into(model)
         self.examples = [example for split in train_split.split("+") for example in task.training_examples(split)]
         if not self.examples:
             raise ValueError(f"{task.data}: split {train_split!r} of {task.name} has no examples")
-        self.validation = task.examples(validation_split) if validation_split else []
+        self.validation = self.measured.examples(validation_split) if validation_split else []
         if validation_examples is not None and len(self.validation) > validation_examples:
             order = draws.permutation(task.seed, "validation", len(self.validation))
             self.validation = [self.validation[i] for i in sorted(order[:validation_examples])]
@@ -438,7 +441,7 @@ class FineTuning:
         """The task's numbers on the validation examples."""
         if not self.validation:
             return {}
-        return self.task.evaluate(self.model, self.validation, tokens=self.tokens, precision=self.precision)
+        return self.measured.evaluate(self.model, self.validation, tokens=self.tokens, precision=self.precision)
 
     def save(self, folder: str | Path) -> None:
         """Model, vocabulary and the task's name."""

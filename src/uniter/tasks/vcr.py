@@ -22,7 +22,6 @@ from uniter.processing_uniter import (
     Tokens,
     Vocabulary,
     ready_made,
-    ready_made_pieces,
 )
 from uniter.regions.source import RegionSource
 from uniter.tasks.base import (
@@ -51,8 +50,9 @@ HEADER = [
     *(f"answer_{a}" for a in range(CHOICES)),
     *(f"rationale_conditioned_on_a{a}_{r}" for a in range(CHOICES) for r in range(CHOICES)),
 ]
-# Shown of a question: its answers; the rationales under the true answer; both; the answers and all they may be under.
-FORMS = ("answers", "rationales", "measured", "submission")
+# Shown of a question: its answers; the rationales under the true answer; both; the answers and all they may be under;
+# the true answer with the true rationale (second stage of pre-training).
+FORMS = ("answers", "rationales", "measured", "submission", "story")
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +177,8 @@ class VCR(Task):
     def rows(self, example: Question) -> list[tuple[int, int | None]]:
         """The rows of an example: (answer, rationale), no rationale where the answers are chosen from."""
         under = lambda answer: [(answer, rationale) for rationale in range(CHOICES)]
+        if example.form == "story":
+            return [self._known(example)]
         found: list[tuple[int, int | None]] = []
         if example.form != "rationales":
             found += [(answer, None) for answer in range(CHOICES)]
@@ -196,22 +198,16 @@ class VCR(Task):
             found.append((tuple(parts), example.image))
         return found
 
-    def stories(self, split: str) -> list[tuple[Text, Image]]:
-        """Question, true answer and true rationale with the image: what the second stage of pre-training reads."""
-        found: list[tuple[Text, Image]] = []
-        for example in self.examples(split):
-            answer, rationale = self._known(example)
-            parts = (
-                Segment(example.question, TEXT_TYPE),
-                Segment(example.answers[answer], ANSWER_TYPE),
-                Segment(example.rationales[rationale], RATIONALE_TYPE),
-            )
-            found.append((parts, example.image))
-        return found
+    def stories(self, split: str) -> list[Question]:
+        """Each question with its true answer and rationale: all that the second stage of pre-training reads.
 
-    def short_enough(self, story: Text) -> bool:
-        """Whether a story's ready-made pieces are no more than `max_text`; sentences are cut instead."""
-        return ready_made_pieces(story) <= self.most_pieces
+        Raises:
+            ValueError: a question has no labels, among others.
+        """
+        examples = self.examples(split)
+        for example in examples:
+            self._known(example)
+        return [replace(example, form="story") for example in examples]
 
     def story_tokens(self, story: Text) -> Tokens:
         """A story as the second stage reads it: each SEP has the type of the part before it (published)."""
@@ -227,7 +223,7 @@ class VCR(Task):
 
     def lengths(self, examples: Sequence[Question]) -> np.ndarray:
         """(examples,) int64 tokens; the published code's count where the option `lengths` says so, for training."""
-        if self.settings["lengths"] == "plain" or any(e.form not in ("answers", "rationales") for e in examples):
+        if self.settings["lengths"] == "plain" or any(e.form in ("measured", "submission") for e in examples):
             few = range(0, len(examples), 1000)  # the texts of all questions at once would be gigabytes
             parts = [super(VCR, self).lengths(examples[first : first + 1000]) for first in few]
             return np.concatenate([np.zeros(0, dtype=np.int64), *parts])
@@ -236,13 +232,14 @@ class VCR(Task):
     def published_length(self, example: Question) -> int:
         """Pieces of an example's texts as the published lists count them.
 
-        Of answers: four times the question and the longest answer; of rationales: the longest rationale on top.
+        Of answers: four times the question and the longest answer; of rationales and of stories: the longest rationale
+        on top.
         """
         if example.stored_lengths is not None:
-            return example.stored_lengths[example.form == "rationales"]
+            return example.stored_lengths[example.form != "answers"]
         longest = lambda texts: max(map(self._count, texts))
         of_answers = CHOICES * (self._count(example.question) + longest(example.answers))
-        return of_answers + (longest(example.rationales) if example.form == "rationales" else 0)
+        return of_answers + (longest(example.rationales) if example.form != "answers" else 0)
 
     def _count(self, text: str | Pieces) -> int:
         assert self.processor is not None, "a task that counts pieces needs a processor"

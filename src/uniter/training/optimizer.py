@@ -150,13 +150,18 @@ def learning_rate(update: int, training: Training) -> float:
     """Learning rate of an update (from 1).
 
     Published: base * t / warmup while t < warmup, then base * (T - t) / (T - warmup); 1e-8 where that gives 0 or less,
-    hence at the last update. "constant" and "cosine" replace the second part.
+    hence at the last update. The other schedules replace the second part, and "vqa" the first, too.
     """
-    warmup, steps = training.warmup, training.steps
+    warmup, steps, start = training.warmup, training.steps, training.decay_start
     if update < warmup:
-        share = update / warmup
+        share = (1 + 3 * update // warmup) / 4 if training.schedule == "vqa" else update / warmup
     elif training.schedule == "constant":
         share = 1.0
+    elif training.schedule == "noam":
+        share = math.sqrt(max(1, warmup) / max(1, update))
+    elif training.schedule == "vqa":
+        falls = 0 if start is None or update < start else math.ceil((update - start) / training.decay_every)
+        share = training.decay_rate**falls
     else:
         left = max(0.0, (steps - update) / max(1, steps - warmup))
         share = left if training.schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left))
