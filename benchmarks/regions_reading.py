@@ -222,7 +222,8 @@ def measure(folder: Path, images: int, rounds: int) -> None:
         "rounds.",
         "Cold: the files' pages were dropped from the system's cache once the files were open. Warm: the same images "
         "again, by the same reader.",
-        "The LMDBs are read by the published way (decode, cut, widen, append the area), the store by `Store`. Times are those of the first line over the others'; the spread is the slowest and the fastest round.",
+        "The LMDBs are read in the published way (decode, cut, widen, append the area), the store by `Store`.",
+        "Times are those of the first line over the others'; the spread is the slowest and the fastest round.",
         "",
         f"{platform.machine()}, {cpu()}, Python {platform.python_version()}, NumPy {np.__version__}, "
         f"PyTorch {torch.__version__}, lmdb {lmdb.__version__}.",
