@@ -5,6 +5,7 @@ import pytest
 
 from uniter.processing_uniter import SPECIAL_PIECES, Pair, Segment, UniterProcessor, Vocabulary
 from uniter.regions import Regions, concatenate
+from uniter.regions.store import Store, StoreWriter
 
 TEXTS = ["a red circle left of the blue star", "Two small cups!", "the house is not green"]
 
@@ -30,6 +31,29 @@ def regions(count, features=5, classes=4, seed=0):
 def test_locations_are_the_seven_numbers():
     one = Regions(np.zeros((1, 2)), np.array([[10, 5, 60, 30]], dtype=np.float32), 100, 50)
     np.testing.assert_allclose(one.fractions(), [[0.1, 0.1, 0.6, 0.6, 0.5, 0.5, 0.25]], rtol=1e-6)
+
+
+def test_class_probs_of_a_store_are_padded_as_whole_ones(processor, tmp_path):
+    generator = np.random.default_rng(4)
+    with StoreWriter(tmp_path / "s", None) as writer:
+        for count in (2, 5):
+            bare = regions(count)
+            probs = generator.dirichlet(np.full(70, 0.1), count).astype(np.float32)
+            writer.add(str(count), Regions(bare.features, bare.boxes, 100, 50, probs))
+    stored = Store(tmp_path / "s")
+    rows = [processor.encode(Pair("red", stored[name]), with_class_probs=True) for name in ("2", "5")]
+    batch = processor.collate(rows)["class_probs"].numpy()
+    assert batch.shape == (2, 5, 70) and batch.dtype == np.float32 and not batch[0, 2:].any()
+    assert np.array_equal(batch[0, :2], stored["2"].class_probs) and np.array_equal(batch[1], stored["5"].class_probs)
+    other = processor.encode(Pair("red", regions(2)), with_class_probs=True)
+    with pytest.raises(ValueError, match=r"different detectors in one batch: \[4, 70\] classes"):
+        processor.collate([rows[0], other])
+
+
+def test_locations_are_written_where_they_belong():
+    one, out = regions(3), np.zeros((4, 7), np.float32)
+    one.fractions(out[1:])
+    assert np.array_equal(out[1:], one.fractions()) and not out[0].any()
 
 
 def test_batch_has_the_documented_keys_shapes_and_types(processor):

@@ -1,7 +1,7 @@
 """Pre-training as a job for the loop: captions of images, objectives, and the model that learns from them."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -150,9 +150,9 @@ class Captioned:
         """A text and its segment types."""
         return Tokens(self.texts[index], np.full(len(self.texts[index]), TEXT_TYPE, dtype=np.int64))
 
-    def regions(self, image: int) -> Regions:
-        """The regions of an image by its number."""
-        return self.store[self.images[image]]
+    def regions(self, images: Iterable[int]) -> list[Regions]:
+        """The regions of images by their numbers."""
+        return self.store.read(self.images[image] for image in images)
 
     def num_regions(self, image: int) -> int:
         """How many they are, without reading them."""
@@ -240,9 +240,9 @@ class Stories(Captioned):
         """A text and its types."""
         return Tokens(self.texts[index], self.types[index])
 
-    def regions(self, image: int) -> Regions:
-        """Those of the annotated boxes, then the detected ones."""
-        return self.task.seen(self.images[image])
+    def regions(self, images: Iterable[int]) -> list[Regions]:
+        """Of each image those of the annotated boxes, then the detected ones."""
+        return [self.task.seen(self.images[image]) for image in images]
 
     def num_regions(self, image: int) -> int:
         """How many they are together."""
@@ -394,9 +394,9 @@ class Pretraining:
             texts = np.where(swapped, source.text_of(images, rows.uniform("itm-text")), texts)
             images = np.where(swapped, own, images)
         encoded: list[Encoded] = []
-        for text, image in zip(texts, images, strict=True):
+        probs = objective.needs_class_probs
+        for text, regions in zip(texts, source.regions(images), strict=True):
             ids, types = (self._fitted(array) for array in source.tokens(text))
-            regions, probs = source.regions(image), objective.needs_class_probs
             encoded.append(self.processor.join(ids, regions, with_class_probs=probs, text_types=types))
         batch = self.processor.collate(encoded)
         if isinstance(objective, Matching):

@@ -24,6 +24,7 @@ from tokenizers.trainers import WordPieceTrainer
 from torch import Tensor
 
 from uniter.regions import Regions
+from uniter.regions.regions import TopProbs
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +93,8 @@ class Pair:
 class Encoded:
     """One pair as arrays without padding.
 
-    input_ids, text_types (T,), features (R, F), locations (R, 7), region_types (R,), class_probs (R, C) or None.
+    input_ids, text_types (T,), features (R, F), locations (R, 7), region_types (R,), class_probs (R, C), the largest of
+    them, or None.
     """
 
     input_ids: np.ndarray
@@ -100,7 +102,7 @@ class Encoded:
     features: np.ndarray
     locations: np.ndarray
     region_types: np.ndarray
-    class_probs: np.ndarray | None = None
+    class_probs: np.ndarray | TopProbs | None = None
 
     def __len__(self) -> int:
         return len(self.input_ids) + len(self.features)
@@ -350,7 +352,8 @@ class UniterProcessor:
         """Tokens (CLS ... SEP, their types 0 if left out) and regions as arrays."""
         if np.ndim(region_type) and np.shape(region_type) != (len(regions),):
             raise ValueError(f"region types of shape {np.shape(region_type)} for {len(regions)} regions")
-        if with_class_probs and regions.class_probs is None:
+        class_probs = regions.kept_class_probs if with_class_probs else None
+        if with_class_probs and class_probs is None:
             raise ValueError(
                 "these regions have no class probabilities; extract them again, or leave MRC and MRC-kl out"
             )
@@ -360,14 +363,14 @@ class UniterProcessor:
             features=regions.features,
             locations=regions.fractions(),
             region_types=np.full(len(regions), region_type, dtype=np.int64),
-            class_probs=regions.class_probs if with_class_probs else None,
+            class_probs=class_probs,
         )
 
     def collate(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
         """Rows of a batch as padded tensors; keys, shapes and types are in `docs/design.md`.
 
         Raises:
-            ValueError: rows of different feature sizes.
+            ValueError: rows of different feature sizes or numbers of classes.
         """
         sizes = {row.features.shape[1] for row in rows}
         if len(sizes) > 1:
@@ -382,6 +385,8 @@ class UniterProcessor:
             "region_types": _pad([row.region_types for row in rows], np.int64),
         }
         class_probs = [row.class_probs for row in rows if row.class_probs is not None]
+        if len(classes := {probs.shape[1] for probs in class_probs}) > 1:
+            raise ValueError(f"regions of different detectors in one batch: {sorted(classes)} classes")
         if len(class_probs) == len(rows):
             batch["class_probs"] = _pad(class_probs, np.float32)
         return batch
@@ -431,12 +436,14 @@ def _segments(text: Text) -> tuple[Segment, ...]:
     return (Segment(text),)  # pyrefly: ignore[bad-argument-type]  # whatever else it is, `_checked` refuses it
 
 
-def _pad(rows: Sequence[np.ndarray], dtype, value=0) -> Tensor:
+def _pad(rows: Sequence[np.ndarray | TopProbs], dtype, value=0) -> Tensor:
     """Arrays of one row each, padded at the end along the first axis to (B, longest, ...)."""
-    longest = max(len(row) for row in rows)
-    out = np.full((len(rows), longest, *rows[0].shape[1:]), value, dtype=dtype)
+    shape = (len(rows), max(len(row) for row in rows), *rows[0].shape[1:])
+    out = np.full(shape, value, dtype=dtype) if value else np.zeros(shape, dtype=dtype)  # zeros cost only what is used
     for slot, row in zip(out, rows, strict=True):
-        if row.dtype == np.float16:  # torch widens halves ten times as fast as NumPy
+        if isinstance(row, TopProbs):
+            row.write(slot[: len(row)])
+        elif row.dtype == np.float16:  # torch widens halves ten times as fast as NumPy
             torch.from_numpy(slot[: len(row)]).copy_(torch.from_numpy(np.require(row, requirements=["C", "W"])))
         else:
             slot[: len(row)] = row

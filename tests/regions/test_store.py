@@ -4,8 +4,8 @@ import pickle
 import numpy as np
 import pytest
 
-from uniter.regions.regions import Regions
-from uniter.regions.store import Store, StoreWriter
+from uniter.regions.regions import Regions, TopProbs
+from uniter.regions.store import Store, StoreWriter, UnknownImageError, _Shard
 
 
 def make(seed: int, classes: int = 5, count: int | None = None) -> Regions:
@@ -66,6 +66,44 @@ def test_many_classes(tmp_path, full):
     top = np.argsort(-regions.class_probs, 1)[:, :32]
     assert np.allclose(np.take_along_axis(read, top, 1), np.take_along_axis(regions.class_probs, top, 1), rtol=2e-3)
     assert full == np.allclose(read, regions.class_probs, rtol=2e-3, atol=1e-6)
+
+
+def test_the_largest_probabilities_are_kept_until_a_batch_asks_for_all(tmp_path):
+    regions = make(3, classes=1601, count=6)
+    with StoreWriter(tmp_path / "s", "d") as writer:
+        writer.add("a", regions)
+    read = Store(tmp_path / "s")["a"]
+    top = np.argsort(-regions.class_probs, axis=1, kind="stable")[:, :32]
+    kept = np.take_along_axis(regions.class_probs, top, 1).astype(np.float16).astype(np.float32)
+    rest = np.maximum(regions.class_probs.sum(1) - kept.sum(1), 0).astype(np.float32)
+    whole = np.repeat((rest / 1569)[:, None], 1601, 1)
+    np.put_along_axis(whole, top, kept, 1)
+    again = pickle.loads(pickle.dumps(read))
+    out = np.full((7, 1601), -1, np.float32)
+    read.kept_class_probs.write(out[:6])
+    assert isinstance(read.kept_class_probs, TopProbs) and read.kept_class_probs.shape == (6, 1601)
+    assert np.array_equal(out[:6], whole) and (out[6] == -1).all()
+    assert np.array_equal(read.class_probs, whole) and read.class_probs is read.class_probs
+    assert np.array_equal(again.class_probs, whole) and again.class_probs.dtype == np.float32
+
+
+def test_prefetch_asks_for_rows_by_place_and_once_for_what_lies_around(tmp_path, monkeypatch):
+    with StoreWriter(tmp_path / "s", "d", shard_images=4) as writer:
+        for number in range(6):
+            writer.add(f"föld/{number}.png", make(number, classes=70))
+    store, asked = Store(tmp_path / "s"), []
+    monkeypatch.setattr(_Shard, "_fetch", lambda shard, begin, end: asked.append((len(shard.file), begin, end)))
+    names = [f"föld/{number}.png" for number in (5, 0, 3)]
+    store.prefetch(names)
+    around = [(size, begin, end) for size, begin, end in asked if begin == 0 or end == size]
+    rows = [span for span in asked if span not in around]
+    assert len(around) == 4 and len(rows) == 3 and rows[:2] == sorted(rows[:2])
+    assert sorted(end - begin for _, begin, end in rows) == sorted(len(make(n)) * 8 * 2 for n in (5, 0, 3))
+    asked.clear()
+    store.prefetch(names)
+    assert asked == rows
+    with pytest.raises(UnknownImageError):
+        store.prefetch(["absent.png"])
 
 
 def test_killed_writer_is_continued_to_the_same_bytes(tmp_path):

@@ -7,6 +7,43 @@ import numpy as np
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class TopProbs:
+    """Class distributions of which the largest probabilities were kept; the others share what is left evenly.
+
+    Args:
+        classes: (R, K) whole numbers, the columns of the largest.
+        probs: (R, K) float16, their probabilities.
+        rest: (R,) float32, the others' mass together.
+        num_classes: columns of the whole distribution.
+    """
+
+    classes: np.ndarray
+    probs: np.ndarray
+    rest: np.ndarray
+    num_classes: int
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(R, C) of the whole distributions."""
+        return len(self.classes), self.num_classes
+
+    def write(self, out: np.ndarray) -> None:
+        """Write the whole distributions into (R, C) float32: a batch's own rows, which spares a copy."""
+        assert out.shape == self.shape, f"rows of shape {out.shape} for {self.shape}"
+        out[:] = (self.rest / max(self.num_classes - self.classes.shape[1], 1))[:, None]
+        out[np.arange(len(out))[:, None], self.classes] = self.probs
+
+    def whole(self) -> np.ndarray:
+        """(R, C) float32, the whole distributions."""
+        out = np.empty(self.shape, np.float32)
+        self.write(out)
+        return out
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Regions:
     """The regions of one image.
 
@@ -56,9 +93,18 @@ class Regions:
     def __len__(self) -> int:
         return len(self.features)
 
-    def fractions(self) -> np.ndarray:
-        """The seven location numbers [x1, y1, x2, y2, w, h, w*h] as fractions of the image, (R, 7) float32."""
-        numbers = np.empty((len(self.features), 7), np.float32)
+    @property
+    def kept_class_probs(self) -> "np.ndarray | TopProbs | None":
+        """`class_probs` as they are kept: what a store cut to the largest stays so, until a batch asks for all."""
+        return self.class_probs
+
+    def fractions(self, out: np.ndarray | None = None) -> np.ndarray:
+        """The seven location numbers [x1, y1, x2, y2, w, h, w*h] as fractions of the image, (R, 7) float32.
+
+        Args:
+            out: (R, 7) float32 to write them into, a batch's own rows. Or None.
+        """
+        numbers = np.empty((len(self.features), 7), np.float32) if out is None else out
         if self.locations is not None:
             numbers[:, :6] = self.locations
         else:
@@ -86,11 +132,11 @@ class StoredRegions(Regions):
     """Regions that were checked when they were written or read: nothing is looked at again.
 
     Args:
-        class_probs: as in `Regions`, or a function that reads them when they are first asked for; most readers of
-            regions never do, and they cost as much as the features.
+        class_probs: as in `Regions`, or their largest, or a function that reads them when they are first asked for;
+            most readers of regions never do, and they cost as much as the features.
     """
 
-    _class_probs: np.ndarray | Callable[[], np.ndarray | None] | None
+    _class_probs: np.ndarray | TopProbs | Callable[[], np.ndarray | TopProbs | None] | None
 
     def __init__(
         self,
@@ -98,7 +144,7 @@ class StoredRegions(Regions):
         boxes: np.ndarray,
         width: float,
         height: float,
-        class_probs: np.ndarray | Callable[[], np.ndarray | None] | None = None,
+        class_probs: np.ndarray | TopProbs | Callable[[], np.ndarray | TopProbs | None] | None = None,
         scores: np.ndarray | None = None,
         locations: np.ndarray | None = None,
     ) -> None:
@@ -114,6 +160,15 @@ class StoredRegions(Regions):
     @property
     def class_probs(self) -> np.ndarray | None:  # pyrefly: ignore
         """(R, C), the detector's class distribution; column 0 is background. Or None."""
+        probs = self.kept_class_probs
+        if isinstance(probs, TopProbs):
+            probs = probs.whole()
+            object.__setattr__(self, "_class_probs", probs)
+        return probs
+
+    @property
+    def kept_class_probs(self) -> np.ndarray | TopProbs | None:
+        """`class_probs` as they are kept."""
         probs = self._class_probs
         if callable(probs):
             probs = probs()
@@ -121,7 +176,8 @@ class StoredRegions(Regions):
         return probs
 
     def __reduce__(self) -> tuple:
-        kept = (self.features, self.boxes, self.width, self.height, self.class_probs, self.scores, self.locations)
+        probs = self.kept_class_probs
+        kept = (self.features, self.boxes, self.width, self.height, probs, self.scores, self.locations)
         return StoredRegions, kept
 
 

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from uniter.files import write_bytes, write_json
-from uniter.regions.regions import Regions, StoredRegions
+from uniter.regions.regions import Regions, StoredRegions, TopProbs
 from uniter.regions.source import RegionSource
 from uniter.regions.source import UnknownImageError as UnknownImageError
 
@@ -324,22 +324,17 @@ class Store(RegionSource):
 
     def prefetch(self, names: Iterable[str]) -> None:
         """Have the system fetch the features of these images from the disk, all at once and without waiting."""
-        for name in names:
-            number, row = self._find(name)
+        for number, row in sorted(map(self._find, names)):  # by place on the disk
             self._shard(number).expect(row)
 
-    def _class_probs(self, shard: dict[str, np.ndarray], begin: int, end: int) -> np.ndarray | None:
-        """(R, C) float32; the rest's mass is spread evenly over the classes that were not kept."""
+    def _class_probs(self, shard: dict[str, np.ndarray], begin: int, end: int) -> np.ndarray | TopProbs | None:
+        """(R, C) float32, or the largest of them."""
         if "class_probs" in shard:
             return shard["class_probs"][begin:end].astype(np.float32)
         if "top_probs" not in shard:
             return None
-        top = shard["top_classes"][begin:end].astype(np.int64)
-        probs = np.empty((len(top), self.num_classes), np.float32)
-        probs[:] = (shard["rest_probs"][begin:end] / max(self.num_classes - top.shape[1], 1))[:, None]
-        top += np.arange(0, probs.size, self.num_classes)[:, None]
-        probs.reshape(-1)[top] = shard["top_probs"][begin:end]
-        return probs
+        top, probs, rest = (shard[name][begin:end] for name in ("top_classes", "top_probs", "rest_probs"))
+        return TopProbs(top, probs, rest, self.num_classes)
 
     def _find(self, name: str) -> tuple[int, int]:
         position = self.place(name)
@@ -460,8 +455,9 @@ class _Shard:
                 self.tensors[name] = data[begin:end].view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
             if not set(self.tensors) >= _TENSORS:
                 raise KeyError("a tensor is missing")
-            self.begin = 8 + length + header["features"]["data_offsets"][0]
+            self.begin, self.end = (8 + length + offset for offset in header["features"]["data_offsets"])
             self.row_bytes = self.tensors["features"].strides[0]
+            self.fetched = "class_probs" in header  # these are large, and seldom asked for
             self.offsets: list[int] = self.tensors["offsets"].tolist()
             self.widths: list[float] = self.tensors["widths"].tolist()
             self.heights: list[float] = self.tensors["heights"].tolist()
@@ -473,13 +469,17 @@ class _Shard:
             raise ValueError(f"{path} is damaged ({error}): {_MEND}") from None
 
     def expect(self, row: int) -> None:
-        """Have the system fetch an image's features in one piece, not page by page as they are touched."""
-        if _WILL_NEED is not None:
-            begin = self.begin + self.offsets[row] * self.row_bytes
+        """Have the system fetch an image's features and, once, all that lies around features: no waits page by page."""
+        if not self.fetched:
+            self.fetched = True
+            self._fetch(0, self.begin)
+            self._fetch(self.end, len(self.file))
+        self._fetch(*(self.begin + offset * self.row_bytes for offset in self.offsets[row : row + 2]))
+
+    def _fetch(self, begin: int, end: int) -> None:
+        if _WILL_NEED is not None and end > begin:
             page = begin - begin % mmap.PAGESIZE
-            self.file.madvise(
-                _WILL_NEED, page, begin - page + (self.offsets[row + 1] - self.offsets[row]) * self.row_bytes
-            )
+            self.file.madvise(_WILL_NEED, page, end - page)
 
 
 def _offsets(lengths: list[int]) -> np.ndarray:
