@@ -501,6 +501,47 @@ def test_the_published_model_finds_the_published_boxes(case, name):
 
 @needs_golden
 @torch.no_grad()
+@pytest.mark.parametrize(("case", "images"), [("re_eval_gt", "re_coco_gt"), ("re_eval_det", "re_coco_det")])
+def test_the_published_image_databases_hold_fractions_and_are_measured_in_pixels(case, images):
+    expected = np.load(GOLDEN / "cases" / case / "out_f32.npz")
+    task = golden_task("refcoco", "refcoco_val.db", GOLDEN / "db" / "img" / images, overlap="published")
+    examples = task.examples("val")
+    found = task.predict(golden_model(task.model, "re_mlp1"), examples)
+    np.testing.assert_allclose([said["pred_box"] for said in found], expected["pred_box"], atol=1e-3)
+    assert task.score(found, examples)["accuracy"] == pytest.approx(100 * expected["correct"].mean())
+    assert all(task.on_annotated(example.image) == (case == "re_eval_gt") for example in examples)
+    name = examples[0].image  # what the model sees is what is stored
+    assert np.array_equal(task.seen(name).fractions(), task.regions[name].fractions())
+
+
+@needs_golden
+def test_fractions_of_an_image_of_unknown_size_are_refused(tmp_path):
+    place = tmp_path / "refcoco_val.db"
+    shutil.copytree(GOLDEN / "db" / "txt" / "refcoco_val.db", place)
+    images = json.loads((place / "images.json").read_text())
+    bare = [{key: value for key, value in image.items() if key != "width"} for image in images]
+    (place / "images.json").write_text(json.dumps(bare))
+    task = load("refcoco")(place, GOLDEN / "db" / "img" / "re_coco_gt")
+    example = task.examples("val")[0]
+    with pytest.raises(ValueError, match="nothing says the size of image 'visual_grounding_coco_gt"):
+        task.target([example])
+
+
+@needs_golden
+@torch.no_grad()
+def test_a_published_model_without_names_of_answers_is_measured_by_their_numbers(caplog):
+    expected = np.load(GOLDEN / "cases" / "vqa" / "out_f32.npz")
+    ids = json.loads((GOLDEN / "cases" / "vqa" / "info.json").read_text())["ids"]
+    task = golden_task("vqa", "vqa_train.db", GOLDEN / "db" / "img" / "coco_train2014")
+    examples = [example for example in task.examples("train") if str(example.question_id) in ids]
+    found = task.predict(golden_model(task.model, "vqa"), examples)  # of 29 answers, the database names 28
+    assert [said["answer"] for said in found] == [str(label) for label in expected["pred"]]
+    assert "have no names" in caplog.text
+    assert task.score(task.perfect(examples), examples)["accuracy"] > 0
+
+
+@needs_golden
+@torch.no_grad()
 @pytest.mark.parametrize(
     ("name", "case", "database"), [("vqa", "vqa", "vqa_train.db"), ("snli_ve", "ve", "ve_train.db")]
 )

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from uniter.modeling_uniter import UniterForGrounding
 from uniter.processing_uniter import Text
+from uniter.regions.regions import Regions, StoredRegions
 from uniter.tasks.base import (
     Batch,
+    Image,
     Predictions,
     Task,
     corners,
@@ -28,6 +30,7 @@ from uniter.tasks.base import (
 from uniter.tasks.text_database import TextDatabase, open_split
 
 Box = tuple[float, float, float, float]  # x1 y1 x2 y2, pixels
+IN_FRACTIONS = 1.01  # boxes of an image of size 1 x 1 that reach no further are fractions; halves may round above 1
 SAME_BOX = 2.0  # pixels that a stored box may differ from its annotation: half precision, and rounding when extracted
 
 
@@ -88,7 +91,8 @@ class RefCOCO(Task):
     """Which region an expression means, among the regions at hand.
 
     Target: the region that covers the true box best, if their overlap is at least 0.5, else none (no loss). Prediction:
-    the box of the highest region, with the true box beside it. From the public files, or from text databases
+    the box of the highest region, with the true box beside it. Regions stored as fractions (the published LMDBs) become
+    pixels by the image sizes that the benchmark's files say. From the public files, or from text databases
     `refcoco_<split>.db`, `refcoco+_<split>.db`, `refcocog_<split>.db`: where the regions are a database's annotated
     boxes, the target is the annotated thing itself, as published. Options:
 
@@ -124,6 +128,7 @@ class RefCOCO(Task):
             )
         self._annotated: dict[str, np.ndarray] = {}  # image -> (R, 4) annotated boxes of a text database
         self._are_annotated: dict[str, bool] = {}  # image -> whether its regions are these
+        self._sizes: dict[str, tuple[float, float]] = {}  # image -> width and height in pixels, as the files say
 
     @property
     def most_pieces(self) -> int:
@@ -168,12 +173,16 @@ class RefCOCO(Task):
         annotations, images = (field(instances, key, path, list) for key in ("annotations", "images"))
         boxes: dict[int, Box] = {field(a, "id", path, int): corners(field(a, "bbox", path), path) for a in annotations}
         files = {field(image, "id", path, int): field(image, "file_name", path, str) for image in images}
+        sizes = _sizes(images)
         stored = self.regions
         by_id = images_by_id(stored) if stored is not None else {}
 
         def image_of(image_id: int, file_name: str) -> str:
             name = files.get(image_id, file_name)
-            return name if stored is None or name in stored else by_id.get(image_id, name)
+            name = name if stored is None or name in stored else by_id.get(image_id, name)
+            if image_id in sizes:
+                self._sizes[name] = sizes[image_id]
+            return name
 
         return boxes, image_of
 
@@ -185,7 +194,7 @@ class RefCOCO(Task):
         things = {
             field(image, "id", place["images"], int): field(image, "ann_ids", place["images"], list) for image in images
         }
-        names = self._names_by_id()
+        names, sizes = self._names_by_id(), _sizes(images)
         found = []
         for ref in refs:
             image_id, thing = (field(ref, key, place["refs"], int) for key in ("image_id", "ann_id"))
@@ -194,6 +203,8 @@ class RefCOCO(Task):
                     f"{place['images']}: image {image_id} has no annotation {thing}, which refs.json names"
                 )
             name = names.get(image_id, f"visual_grounding_coco_gt_{image_id:012d}.npz")
+            if image_id in sizes:
+                self._sizes[name] = sizes[image_id]
             if name not in self._annotated:
                 known = [corners(boxes.get(other), place["annotations"]) for other in things[image_id]]
                 self._annotated[name] = np.array(known)
@@ -224,6 +235,26 @@ class RefCOCO(Task):
                         "annotated and detected boxes apart"
                     )
         return names
+
+    def seen(self, image: Image) -> Regions:
+        """The regions of an image with boxes in pixels: where they are stored as fractions, by the files' image size.
+
+        Raises:
+            ValueError: they are not in the store, or fractions of an image whose size nobody says.
+        """
+        found = super().seen(image)
+        if isinstance(image, tuple) or (found.width, found.height) != (1, 1) or found.boxes.max() > IN_FRACTIONS:
+            return found
+        if image not in self._sizes:
+            raise ValueError(
+                f"{self.data}: nothing says the size of image {image!r}, whose regions are fractions of it; give "
+                "regions that have sizes, or files with each image's width and height"
+            )
+        width, height = self._sizes[image]
+        x1, y1, _, _, w, h, _ = found.fractions().T  # width and height count, not the right edge (published)
+        boxes = np.stack([x1, y1, x1 + w, y1 + h], 1) * np.array([width, height, width, height], np.float32)
+        places = found.fractions()[:, :6] if found.locations is None else found.locations
+        return StoredRegions(found.features, boxes, width, height, lambda: found.class_probs, found.scores, places)
 
     def on_annotated(self, image: str) -> bool:
         """Whether an image's regions are a text database's annotated boxes, in their order.
@@ -288,6 +319,13 @@ class RefCOCO(Task):
     def perfect(self, examples: Sequence[Expression]) -> list[dict[str, Any]]:
         """The true boxes."""
         return [{"sent_id": e.sent_id, "pred_box": _xywh(e.box), "tgt_box": _xywh(e.box)} for e in examples]
+
+
+def _sizes(images: Sequence[Any]) -> dict[int, tuple[float, float]]:
+    """Width and height in pixels by image id, of the records that say them."""
+    numbers = lambda image: (image.get("width"), image.get("height"))
+    known = [image for image in images if all(isinstance(n, int | float) and n > 0 for n in numbers(image))]
+    return {image["id"]: (float(image["width"]), float(image["height"])) for image in known}
 
 
 def _xywh(box: Sequence[float]) -> list[float]:

@@ -1,5 +1,6 @@
 """VQA v2: open questions about pictures, answers from a vocabulary. Paper section 4; official evaluation rules."""
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ from uniter.modeling_uniter import UniterForAnswers, UniterPreTrainedModel
 from uniter.processing_uniter import Text
 from uniter.tasks.base import Batch, Predictions, Task, field, images_by_id, name_finder, read_json, with_interval
 from uniter.tasks.text_database import TextDatabase, open_split
+
+log = logging.getLogger(__name__)
 
 SOFT = (0.0, 0.3, 0.6, 0.9, 1.0)  # score of an answer that 0, 1, 2, 3, 4 or more of ten people gave (published)
 PEOPLE_NEEDED = 3  # so many others have to say the same for the full official accuracy
@@ -145,6 +148,7 @@ class VQA(Task):
 
     _numbered: list[str] | None = None  # the answers that `_numbers` numbers
     _numbers: dict[str, int]
+    _by_number = False  # whether examples came from a text database, whose labels are numbers
 
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
@@ -160,6 +164,7 @@ class VQA(Task):
             ValueError: the split's files are missing or foreign.
         """
         if database := self._database(split):
+            self._by_number = True
             return self._stored_questions(database)
         path = self._file("v2_OpenEnded_", split, "questions")
         content = read_json(path, dict)
@@ -251,18 +256,29 @@ class VQA(Task):
         return {"num_labels": len(names), "id2label": names, "label2id": {answer: i for i, answer in names.items()}}
 
     def adopt(self, model: UniterPreTrainedModel) -> None:
-        """The answers that the model was trained with; a model that names none has as many as this task, or is refused.
+        """The answers that the model was trained with.
+
+        A model that names none (published weights) has those of the option `answers`, as many; measured on a text
+        database, whose labels are numbers, it needs no names.
 
         Raises:
-            ValueError: the model has another number of answers and does not name them.
+            ValueError: the model does not name its answers, and the option gives none or another number of them.
         """
         labels = {int(number): label for number, label in (model.config.id2label or {}).items()}
         if labels and not all(label == f"LABEL_{number}" for number, label in labels.items()):
             self.settings["answers"] = [labels[number] for number in range(len(labels))]
-        elif len(labels) != len(self.answers):
+        elif self.settings["answers"] is None and self._by_number:
+            log.warning(
+                "the model's %d answers have no names: numbers stand for them; for a submission give the option "
+                "answers=ans2label.json",
+                len(labels),
+            )
+            self.settings["answers"] = [str(number) for number in range(len(labels))]
+        elif self.settings["answers"] is None or len(labels) != len(self.answers):
+            known = "none are given" if self.settings["answers"] is None else f"the task {len(self.answers)}"
             raise ValueError(
-                f"the model has {len(labels)} answers without names, the task {len(self.answers)}: build it with "
-                "`**task.config()`, or fine-tune one"
+                f"the model has {len(labels)} answers without names, {known}: give the option `answers`, the list (or "
+                "ans2label.json) that it was trained with"
             )
 
     def target(self, examples: Sequence[Question]) -> Tensor:
