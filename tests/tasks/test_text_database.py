@@ -386,9 +386,23 @@ def test_the_target_among_annotated_boxes_is_the_annotated_thing(tmp_path):
     one_line("annotated, detected or left out", lambda: load("refcoco")(tmp_path, boxes="gt"))
 
 
+@pytest.mark.parametrize(
+    ("options", "learnt", "measured"),
+    [({}, "gt", "det"), ({"boxes": "annotated"}, "gt", "gt"), ({"boxes": "detected"}, "det", "det")],
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_of_both_kinds_of_regions_the_annotated_are_learnt_from(tmp_path, options, learnt, measured, turned):
+    path = refer_database(tmp_path / "refcoco_val.db")
+    gt = annotated_regions()
+    det = annotated_regions(name="visual_grounding_det_coco_000000000005.npz")
+    task = load("refcoco")(path, det | gt if turned else gt | det, **options)
+    assert {f"_{learnt}_" in example.image for example in task.lessons("val")} == {True}
+    assert {f"_{measured}_" in example.image for example in task.examples("val")} == {True}
+
+
 def test_two_images_of_one_number_are_not_guessed_between(tmp_path):
     path = refer_database(tmp_path / "refcoco_val.db")
-    both = annotated_regions() | annotated_regions(name="visual_grounding_det_coco_000000000005.npz")
+    both = annotated_regions() | annotated_regions(name="others_000000000005.npz")
     one_line("both regions of image 5", lambda: load("refcoco")(path, both).examples("val"))
 
 
@@ -529,15 +543,17 @@ def test_fractions_of_an_image_of_unknown_size_are_refused(tmp_path):
 
 @needs_golden
 @torch.no_grad()
-def test_a_published_model_without_names_of_answers_is_measured_by_their_numbers(caplog):
+def test_a_published_model_without_names_of_answers_is_measured_by_their_numbers(caplog, tmp_path):
     expected = np.load(GOLDEN / "cases" / "vqa" / "out_f32.npz")
     ids = json.loads((GOLDEN / "cases" / "vqa" / "info.json").read_text())["ids"]
     task = golden_task("vqa", "vqa_train.db", GOLDEN / "db" / "img" / "coco_train2014")
     examples = [example for example in task.examples("train") if str(example.question_id) in ids]
     found = task.predict(golden_model(task.model, "vqa"), examples)  # of 29 answers, the database names 28
     assert [said["answer"] for said in found] == [str(label) for label in expected["pred"]]
-    assert "have no names" in caplog.text
     assert task.score(task.perfect(examples), examples)["accuracy"] > 0
+    assert not caplog.text
+    task.write(found, tmp_path / "vqa.json")
+    assert "answers are numbers" in caplog.text
 
 
 @needs_golden

@@ -86,6 +86,8 @@ def read_answers(path: Path) -> list[str]:
     Raises:
         ValueError: the file is missing or foreign, or its numbers are not 0, 1, 2, ...
     """
+    if not path.is_file():
+        raise ValueError(f"option answers: there is no file {path}; give the list or ans2label.json, or leave it out")
     found = read_json(path, object)
     pairs = (
         found.items() if isinstance(found, dict) else zip(found, range(len(found))) if isinstance(found, list) else ()
@@ -268,11 +270,6 @@ class VQA(Task):
         if labels and not all(label == f"LABEL_{number}" for number, label in labels.items()):
             self.settings["answers"] = [labels[number] for number in range(len(labels))]
         elif self.settings["answers"] is None and self._by_number:
-            log.warning(
-                "the model's %d answers have no names: numbers stand for them; for a submission give the option "
-                "answers=ans2label.json",
-                len(labels),
-            )
             self.settings["answers"] = [str(number) for number in range(len(labels))]
         elif self.settings["answers"] is None or len(labels) != len(self.answers):
             known = "none are given" if self.settings["answers"] is None else f"the task {len(self.answers)}"
@@ -321,7 +318,7 @@ class VQA(Task):
         if beyond:
             raise ValueError(
                 f"{self.data}: question {example.question_id} has label {beyond[0]} of {len(names)} answers: give the "
-                "option `answers`, the ans2label.json that the database was made with"
+                "option `answers`, the ans2label.json that the database was made with, or another model"
             )
         return {names[label]: score for label, score in example.labels}
 
@@ -358,3 +355,10 @@ class VQA(Task):
             {"question_id": e.question_id, "answer": next((a for a in e.answers if normalise(a) == answer), answer)}
             for e, answer in zip(examples, best, strict=True)
         ]
+
+    def write(self, predictions: Predictions, path: str | Path, examples: Sequence[Question] | None = None) -> None:
+        """The submission: a JSON list of question_id and answer."""
+        answers = self.settings["answers"] or ()
+        if self._by_number and list(answers) == [str(number) for number in range(len(answers))]:
+            log.warning("%s: answers are numbers; to name them give the option answers=ans2label.json", path)
+        super().write(predictions, path, examples)
