@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from uniter.files import read_json
 from uniter.modeling_uniter import UniterForGrounding
 from uniter.processing_uniter import Text
 from uniter.regions.regions import Regions, StoredRegions
@@ -22,7 +23,6 @@ from uniter.tasks.base import (
     Task,
     corners,
     field,
-    read_json,
     stem,
     trailing_number,
     with_interval,
