@@ -19,7 +19,7 @@ from torch import Tensor
 
 from uniter import draws
 from uniter.configuration_uniter import UniterConfig, wrong_value
-from uniter.files import replacing
+from uniter.files import read_json, replacing
 from uniter.layouts import Renamed, official_names
 from uniter.modeling_uniter import (
     UniterForAnswers,
@@ -340,25 +340,14 @@ def _settings(config: str | Path | dict[str, Any]) -> dict[str, Any]:
         return dict(config)
     config = Path(config)
     known = {*UniterConfig().to_dict(), *CONSTANTS} - NOT_OURS
-    settings = {key: value for key, value in _read_json(config).items() if key in known}
+    found = read_json(config, mend="give the model's config JSON")
+    settings = {key: value for key, value in found.items() if key in known}
     options = config.with_name("hps.json")
     if config.name == "model.json" and options.is_file():  # the run's own dropout overrules the model's (published)
-        rate = _read_json(options).get("dropout")
+        rate = read_json(options).get("dropout")
         if isinstance(rate, float | int):
             settings |= {"hidden_dropout_prob": rate, "attention_probs_dropout_prob": rate}
     return settings
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file; give the model's config JSON") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not JSON ({error})") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: expected a JSON object of settings")
-    return found
 
 
 def _sizes(state: dict[str, Tensor]) -> dict[str, Any]:

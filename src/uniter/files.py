@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all. A leaf that everyone may import."""
+"""Files: written whole or not at all, JSON read or refused by name. A leaf that everyone may import."""
 
 import json
 import os
@@ -42,6 +42,30 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: Any, indent: int | None = None) -> None:
     """Write a JSON file whole or not at all."""
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | Path, kind: type = dict, mend: str = "download or write it again") -> Any:
+    """A JSON file whose outermost value is a `kind`.
+
+    Args:
+        path: the file.
+        kind: dict, list or whatever is expected.
+        mend: what a user can do about a file that is not there or no JSON.
+
+    Raises:
+        ValueError: missing, malformed or of another kind; names the file.
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; {mend}") from None
+    except IsADirectoryError:
+        raise ValueError(f"{path}: a folder, not a JSON file; {mend}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not JSON ({error}); {mend}") from None
+    if not isinstance(found, kind):
+        raise ValueError(f"{path}: expected a JSON {kind.__name__}, got a {type(found).__name__}; {mend}")
+    return found
 
 
 def flush(path: Path) -> None:

@@ -527,3 +527,10 @@ def test_training_and_evaluating_work_straight_from_a_published_lmdb(world, tmp_
     assert 0 <= told["accuracy"] <= 100
     with pytest.raises(ValueError, match="one that nobody named: import them with its name"):
         evaluate("vqa", world.data, folder, "val", world.models / "answers", ["least=1"], progress=False)
+
+
+@pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1\n"])
+def test_what_is_only_named_npz_is_not_called_a_pickle(tmp_path, content):
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"image 'a\.npz' cannot be read: it is no npz, though it is named so"):
+        open_regions(tmp_path)

@@ -387,9 +387,23 @@ def test_the_target_among_annotated_boxes_is_the_annotated_thing(tmp_path):
     one_line("annotated, detected or left out", lambda: load("refcoco")(tmp_path, boxes="gt"))
 
 
+@pytest.mark.parametrize(
+    ("options", "learnt", "measured"),
+    [({}, "gt", "det"), ({"boxes": "annotated"}, "gt", "gt"), ({"boxes": "detected"}, "det", "det")],
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_of_both_kinds_of_regions_the_annotated_are_learnt_from(tmp_path, options, learnt, measured, turned):
+    path = refer_database(tmp_path / "refcoco_val.db")
+    gt = annotated_regions()
+    det = annotated_regions(name="visual_grounding_det_coco_000000000005.npz")
+    task = load("refcoco")(path, det | gt if turned else gt | det, **options)
+    assert {f"_{learnt}_" in example.image for example in task.lessons("val")} == {True}
+    assert {f"_{measured}_" in example.image for example in task.examples("val")} == {True}
+
+
 def test_two_images_of_one_number_are_not_guessed_between(tmp_path):
     path = refer_database(tmp_path / "refcoco_val.db")
-    both = annotated_regions() | annotated_regions(name="visual_grounding_det_coco_000000000005.npz")
+    both = annotated_regions() | annotated_regions(name="others_000000000005.npz")
     one_line("both regions of image 5", lambda: load("refcoco")(path, both).examples("val"))
 
 
@@ -458,6 +472,49 @@ def test_the_published_model_finds_the_published_boxes(case, images):
         assert all(task.on_annotated(example.image) for example in examples)
     else:
         assert not any(task.on_annotated(example.image) for example in examples)
+
+
+@needs_golden
+@torch.no_grad()
+@pytest.mark.parametrize(("case", "images"), [("re_eval_gt", "re_coco_gt"), ("re_eval_det", "re_coco_det")])
+def test_the_published_image_databases_hold_fractions_and_are_measured_in_pixels(case, images):
+    expected = np.load(GOLDEN / "cases" / case / "out_f32.npz")
+    task = golden_task("refcoco", "refcoco_val.db", GOLDEN / "db" / "img" / images, overlap="published")
+    examples = task.examples("val")
+    found = task.predict(golden_model(task.model, "re_mlp1"), examples)
+    np.testing.assert_allclose([said["pred_box"] for said in found], expected["pred_box"], atol=1e-3)
+    assert task.score(found, examples)["accuracy"] == pytest.approx(100 * expected["correct"].mean())
+    assert all(task.on_annotated(example.image) == (case == "re_eval_gt") for example in examples)
+    name = examples[0].image  # what the model sees is what is stored
+    assert np.array_equal(task.seen(name).fractions(), task.regions[name].fractions())
+
+
+@needs_golden
+def test_fractions_of_an_image_of_unknown_size_are_refused(tmp_path):
+    place = tmp_path / "refcoco_val.db"
+    shutil.copytree(GOLDEN / "db" / "txt" / "refcoco_val.db", place)
+    images = json.loads((place / "images.json").read_text())
+    bare = [{key: value for key, value in image.items() if key != "width"} for image in images]
+    (place / "images.json").write_text(json.dumps(bare))
+    task = load("refcoco")(place, GOLDEN / "db" / "img" / "re_coco_gt")
+    example = task.examples("val")[0]
+    with pytest.raises(ValueError, match="nothing says the size of image 'visual_grounding_coco_gt"):
+        task.target([example])
+
+
+@needs_golden
+@torch.no_grad()
+def test_a_published_model_without_names_of_answers_is_measured_by_their_numbers(caplog, tmp_path):
+    expected = np.load(GOLDEN / "cases" / "vqa" / "out_f32.npz")
+    ids = json.loads((GOLDEN / "cases" / "vqa" / "info.json").read_text())["ids"]
+    task = golden_task("vqa", "vqa_train.db", GOLDEN / "db" / "img" / "coco_train2014")
+    examples = [example for example in task.examples("train") if str(example.question_id) in ids]
+    found = task.predict(golden_model(task.model, "vqa"), examples)  # of 29 answers, the database names 28
+    assert [said["answer"] for said in found] == [str(label) for label in expected["pred"]]
+    assert task.score(task.perfect(examples), examples)["accuracy"] > 0
+    assert not caplog.text
+    task.write(found, tmp_path / "vqa.json")
+    assert "answers are numbers" in caplog.text
 
 
 @needs_golden

@@ -114,7 +114,7 @@ def test_types_and_separators_are_the_published_ones(task):
     assert last == len(ids) - 1 and set(tokens.types[:first]) == {0}
     # a SEP has the type of the part behind it
     assert set(tokens.types[first:second]) == {2} and set(tokens.types[second:]) == {3}
-    story = task.story_tokens(task.stories("train")[0][0])
+    story = task.story_tokens(task.shown(task.stories("train")[0])[0][0])
     first, second, _ = np.flatnonzero(story.input_ids == sep)  # and here of the part before it
     assert set(story.types[: first + 1]) == {0} and set(story.types[first + 1 : second + 1]) == {2}
     assert set(story.types[second + 1 :]) == {3}
@@ -536,10 +536,10 @@ def test_second_stage_from_a_second_store_and_what_is_refused(tmp_path):
     fixtures.processor().save_pretrained(tmp_path / "vocabulary")
     place = (tmp_path, case.data, first, tmp_path / "vocabulary")
     (source,) = pretraining_job(second_stage(*place, gt_regions=str(second))).sources
-    assert [source.num_regions(n) for n in range(3)] == [len(source.regions(n)) for n in range(3)] == [7, 9, 7]
+    assert [source.num_regions(n) for n in range(3)] == [len(found) for found in source.regions(range(3))] == [7, 9, 7]
     with pytest.raises(ValueError, match="no image 'vcr_gt_train"):
         pretraining_job(second_stage(*place))
-    with pytest.raises(ValueError, match="gt_regions are for sources of kind vcr"):
+    with pytest.raises(ValueError, match="gt_regions and lengths are for sources of kind vcr"):
         pretraining_job(second_stage(*place, kind="captions", gt_regions=str(second)))
 
 
@@ -611,7 +611,7 @@ def test_the_published_stories_of_the_second_stage(tmp_path):
         info = json.loads((GOLDEN / "cases" / name / "info.json").read_text())
         stories = dict(zip([e.annot_id for e in task.examples("val")], task.stories("val"), strict=True))
         for annot_id, row in zip(info["ids"], rows, strict=True):
-            text, image = stories[annot_id]
+            ((text, image),) = task.shown(stories[annot_id])
             tokens = task.story_tokens(text)
             labels = row.get("txt_labels", np.full(len(row["input_ids"]), -1))
             assert np.where(labels >= 0, labels, row["input_ids"]).tolist() == tokens.input_ids.tolist()

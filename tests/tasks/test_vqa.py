@@ -218,3 +218,15 @@ def test_a_model_with_another_number_of_nameless_answers_is_refused(tmp_path):
     task = vqa(tmp_path)
     with pytest.raises(ValueError, match="7 answers"):
         task.predict(nameless, task.examples("val"))
+
+
+def test_a_model_without_names_needs_the_list_that_it_was_trained_with(tmp_path):
+    task = VQA(tmp_path)
+    config = fixtures.tiny_config(num_labels=3)
+    with pytest.raises(ValueError, match="3 answers without names, none are given: give the option `answers`"):
+        task.adopt(UniterForAnswers(config))
+    task = VQA(tmp_path, answers=["a", "b", "c"])
+    task.adopt(UniterForAnswers(config))
+    assert task.answers == ["a", "b", "c"]
+    with pytest.raises(ValueError, match="option answers: there is no file"):
+        VQA(tmp_path, answers=str(tmp_path / "nope.json"))

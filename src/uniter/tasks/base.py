@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from uniter import draws
-from uniter.files import write_json
+from uniter.files import read_json, write_json
 from uniter.modeling_uniter import UniterPreTrainedModel
 from uniter.processing_uniter import (
     REGION_TYPE,
@@ -505,23 +505,6 @@ def _task_in(path: str) -> type[Task] | None:
 def opened(regions: Names | str | Path | list[Path] | None) -> Names | None:
     """Regions given by path, or by several, opened; others as they are."""
     return open_regions(regions) if isinstance(regions, str | Path | list) else regions
-
-
-def read_json(path: Path, kind: type) -> Any:
-    """A JSON file whose outermost value is a `kind`.
-
-    Raises:
-        ValueError: missing, malformed or of another kind; names the file.
-    """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file; give one that was written by `uniter predict` or downloaded") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not JSON ({error}); download or write it again") from None
-    if not isinstance(found, kind):
-        raise ValueError(f"{path}: expected a JSON {kind.__name__}, got a {type(found).__name__}")
-    return found
 
 
 def field(record: Any, key: str, place: Path | str, kind: type | tuple[type, ...] = object) -> Any:

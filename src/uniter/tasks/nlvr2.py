@@ -76,6 +76,7 @@ class NLVR2(Task):
             raise ValueError(
                 f"option form of task {self.name} is one of {', '.join(PAIR_FORMS)}, got {self.settings['form']!r}"
             )
+        self._asked = options.get("form")
 
     def examples(self, split: str) -> list[Statement]:
         """The statements of a split (train, dev or val, test1 or test, ... as in the files' names) in the file's order.
@@ -132,7 +133,16 @@ class NLVR2(Task):
         return {"type_vocab_size": RIGHT + 1, "pair_form": self.settings["form"]}
 
     def adopt(self, model: UniterPreTrainedModel) -> None:
-        """The form that the model was trained with."""
+        """The form that the model was trained with.
+
+        Raises:
+            ValueError: the option asks for another.
+        """
+        if self._asked not in (None, model.config.pair_form):
+            raise ValueError(
+                f"the model compares two images as {model.config.pair_form}, the option form asks for {self._asked}: "
+                "leave it out, or give a model that was fine-tuned so"
+            )
         self.settings["form"] = model.config.pair_form
 
     def target(self, examples: Sequence[Statement]) -> Tensor:

@@ -12,22 +12,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from uniter.files import read_json
 from uniter.modeling_uniter import UniterForGrounding
 from uniter.processing_uniter import Text
+from uniter.regions.regions import Regions, StoredRegions
 from uniter.tasks.base import (
     Batch,
+    Image,
     Predictions,
     Task,
     corners,
     field,
-    images_by_id,
-    read_json,
+    stem,
     trailing_number,
     with_interval,
 )
 from uniter.tasks.text_database import TextDatabase, open_split
 
 Box = tuple[float, float, float, float]  # x1 y1 x2 y2, pixels
+IN_FRACTIONS = 1.01  # boxes of an image of size 1 x 1 that reach no further are fractions; halves may round above 1
+# How the published code names an image's regions, by what their boxes are.
+PUBLISHED_NAMES = {"visual_grounding_coco_gt_": "annotated", "visual_grounding_det_coco_": "detected"}
 SAME_BOX = 2.0  # pixels that a stored box may differ from its annotation: half precision, and rounding when extracted
 
 
@@ -88,7 +93,8 @@ class RefCOCO(Task):
     """Which region an expression means, among the regions at hand.
 
     Target: the region that covers the true box best, if their overlap is at least 0.5, else none (no loss). Prediction:
-    the box of the highest region, with the true box beside it. From the public files, or from text databases
+    the box of the highest region, with the true box beside it. Regions stored as fractions (the published LMDBs) become
+    pixels by the image sizes that the benchmark's files say. From the public files, or from text databases
     `refcoco_<split>.db`, `refcoco+_<split>.db`, `refcocog_<split>.db`: where the regions are a database's annotated
     boxes, the target is the annotated thing itself, as published. Options:
 
@@ -96,7 +102,8 @@ class RefCOCO(Task):
         overlap: "plain": intersection over union; "published": by the published code's rule, which takes the last pixel
             for a part of the box.
         boxes: whether regions are the "annotated" boxes of a text database or "detected" ones; if left out this is seen
-            from the boxes, image by image.
+            from the boxes, image by image. Where an image has both by their published names, this chooses; if left out,
+            the annotated ones are learnt from, and on the detected ones is measured (published).
     """
 
     name = "refcoco"
@@ -122,9 +129,9 @@ class RefCOCO(Task):
             raise ValueError(
                 f"option boxes of task {self.name} is annotated, detected or left out, got {self.settings['boxes']!r}"
             )
-        self._sizes: dict[str, tuple[float, float]] = {}  # image -> width and height in pixels, as the files have them
         self._annotated: dict[str, np.ndarray] = {}  # image -> (R, 4) annotated boxes of a text database
         self._are_annotated: dict[str, bool] = {}  # image -> whether its regions are these
+        self._sizes: dict[str, tuple[float, float]] = {}  # image -> width and height in pixels, as the files say
 
     @property
     def most_pieces(self) -> int:
@@ -137,8 +144,15 @@ class RefCOCO(Task):
         Raises:
             ValueError: a file is missing or foreign, or has no such split.
         """
+        return self._read(split, "detected")
+
+    def lessons(self, split: str) -> list[Expression]:
+        """The expressions to learn from: of annotated boxes, where an image has both kinds of regions."""
+        return self._read(split, "annotated")
+
+    def _read(self, split: str, wanted: str) -> list[Expression]:
         if database := open_split(self.data, split, ("refcoco*",), self.vocabulary):
-            return self._stored_expressions(database)
+            return self._stored_expressions(database, wanted)
         path, instances_path = self.only_file("refs", "refs(*).p"), self.file("instances.json")
         refs = read_pickle(path)
         if not isinstance(refs, list):
@@ -146,7 +160,7 @@ class RefCOCO(Task):
                 f"{path}: expected a list of references, got a {type(refs).__name__}; is it a refs(...).p?"
             )
         splits = [field(ref, "split", path, str) for ref in refs]
-        boxes, image_of, sizes = self._instances(instances_path)
+        boxes, image_of = self._instances(instances_path, wanted)
         found = []
         for ref in (ref for ref, part in zip(refs, splits, strict=True) if part == split):
             thing = field(ref, "ann_id", path, int)
@@ -154,9 +168,7 @@ class RefCOCO(Task):
                 raise ValueError(
                     f"{instances_path}: no annotation {thing}, which {path.name} refers to; take both from one release"
                 )
-            image_id = field(ref, "image_id", path, int)
-            image = image_of(image_id, str(ref.get("file_name", "")))
-            self._sizes.update({image: sizes[image_id]} if image_id in sizes else {})
+            image = image_of(field(ref, "image_id", path, int), str(ref.get("file_name", "")))
             for sentence in field(ref, "sentences", path, list):
                 text = field(sentence, "sent", path, str)
                 if text.strip():
@@ -165,24 +177,26 @@ class RefCOCO(Task):
             raise self.unknown_split(path, split, splits)
         return found
 
-    def _instances(
-        self, path: Path
-    ) -> tuple[dict[int, Box], Callable[[int, str], str], dict[int, tuple[float, float]]]:
-        """Boxes (x1 y1 x2 y2) by annotation id, what turns an image's id and file name into its name, sizes by id."""
+    def _instances(self, path: Path, wanted: str) -> tuple[dict[int, Box], Callable[[int, str], str]]:
+        """Boxes (x1 y1 x2 y2) by annotation id, and what turns an image's id and file name into its name."""
         instances = read_json(path, dict)
         annotations, images = (field(instances, key, path, list) for key in ("annotations", "images"))
         boxes: dict[int, Box] = {field(a, "id", path, int): corners(field(a, "bbox", path), path) for a in annotations}
         files = {field(image, "id", path, int): field(image, "file_name", path, str) for image in images}
+        sizes = _sizes(images)
         stored = self.regions
-        by_id = images_by_id(stored) if stored is not None else {}
+        by_id = self._names_by_id(wanted, alone=False)
 
         def image_of(image_id: int, file_name: str) -> str:
             name = files.get(image_id, file_name)
-            return name if stored is None or name in stored else by_id.get(image_id, name)
+            name = name if stored is None or name in stored else by_id.get(image_id, name)
+            if image_id in sizes:
+                self._sizes[name] = sizes[image_id]
+            return name
 
-        return boxes, image_of, _sizes(images)
+        return boxes, image_of
 
-    def _stored_expressions(self, database: TextDatabase) -> list[Expression]:
+    def _stored_expressions(self, database: TextDatabase, wanted: str) -> list[Expression]:
         """The expressions of a text database, in the order of its references."""
         place = {name: database.path / f"{name}.json" for name in ("refs", "annotations", "images")}
         refs, annotations, images = (database.beside(path.name, list) for path in place.values())
@@ -190,7 +204,7 @@ class RefCOCO(Task):
         things = {
             field(image, "id", place["images"], int): field(image, "ann_ids", place["images"], list) for image in images
         }
-        names, sizes = self._names_by_id(), _sizes(images)
+        names, sizes = self._names_by_id(wanted), _sizes(images)
         found = []
         for ref in refs:
             image_id, thing = (field(ref, key, place["refs"], int) for key in ("image_id", "ann_id"))
@@ -199,8 +213,9 @@ class RefCOCO(Task):
                     f"{place['images']}: image {image_id} has no annotation {thing}, which refs.json names"
                 )
             name = names.get(image_id, f"visual_grounding_coco_gt_{image_id:012d}.npz")
+            if image_id in sizes:
+                self._sizes[name] = sizes[image_id]
             if name not in self._annotated:
-                self._sizes.update({name: sizes[image_id]} if image_id in sizes else {})
                 known = [corners(boxes.get(other), place["annotations"]) for other in things[image_id]]
                 self._annotated[name] = np.array(known)
             for sent_id in field(ref, "sent_ids", place["refs"], list):
@@ -211,44 +226,48 @@ class RefCOCO(Task):
                 found.append(Expression(number, text, name, box, things[image_id].index(thing)))
         return found
 
-    def _names_by_id(self) -> dict[int, str]:
-        """The images at hand by the number at their names' end, which must be all different.
+    def _names_by_id(self, wanted: str, alone: bool = True) -> dict[int, str]:
+        """The images at hand by the number at their names' end.
+
+        Args:
+            wanted: "annotated" or "detected" regions of images that have both; the option `boxes` goes before.
+            alone: refuse two names of a number that are not these two kinds; else the first counts.
+        """
+        wanted, found = self.settings["boxes"] or wanted, {}
+        for name in self.regions or ():
+            if (number := trailing_number(name)) is None:
+                continue
+            other = found.setdefault(number, name)
+            if other == name:
+                continue
+            if {_kind(name), _kind(other)} == set(PUBLISHED_NAMES.values()):
+                found[number] = name if _kind(name) == wanted else other
+            elif alone:
+                raise ValueError(
+                    f"{self.data}: {other} and {name} are both regions of image {number}; give annotated and detected "
+                    "boxes apart"
+                )
+        return found
+
+    def seen(self, image: Image) -> Regions:
+        """The regions of an image with boxes in pixels: where they are stored as fractions, by the files' image size.
 
         Raises:
-            ValueError: two have the same (regions of annotated and of detected boxes in one place).
+            ValueError: they are not in the store, or fractions of an image whose size nobody says.
         """
-        if self.regions is None:
-            return {}
-        names = images_by_id(self.regions)
-        if len(names) < len(self.regions):
-            kept = set(names.values())
-            for name in self.regions:
-                number = trailing_number(name)
-                if name not in kept and number is not None:
-                    raise ValueError(
-                        f"{self.data}: {names[number]} and {name} are both regions of image {number}; give "
-                        "annotated and detected boxes apart"
-                    )
-        return names
-
-    def boxes(self, image: str) -> np.ndarray:
-        """(R, 4) pixels x1 y1 x2 y2 of an image's regions.
-
-        The published image databases hold fractions and no sizes: those of the annotation files make pixels of them.
-
-        Raises:
-            ValueError: they are fractions, and no file says how large the image is.
-        """
-        regions = self.seen(image)
-        if (regions.width, regions.height) != (1, 1):
-            return regions.boxes
+        found = super().seen(image)
+        if isinstance(image, tuple) or (found.width, found.height) != (1, 1) or found.boxes.max() > IN_FRACTIONS:
+            return found
         if image not in self._sizes:
             raise ValueError(
-                f"{self.data}: the regions of {image!r} are fractions of an image whose size no file here says; add "
-                "`width` and `height` of its images to the annotation file, or give regions in pixels"
+                f"{self.data}: nothing says the size of image {image!r}, whose regions are fractions of it; give "
+                "regions that have sizes, or files with each image's width and height"
             )
-        x1, y1, _, _, w, h, _ = regions.fractions().T  # stored width and height are rounded by themselves; they count
-        return np.stack([x1, y1, x1 + w, y1 + h], 1) * np.array(self._sizes[image] * 2, dtype=np.float32)
+        width, height = self._sizes[image]
+        x1, y1, _, _, w, h, _ = found.fractions().T  # width and height count, not the right edge (published)
+        boxes = np.stack([x1, y1, x1 + w, y1 + h], 1) * np.array([width, height, width, height], np.float32)
+        places = found.fractions()[:, :6] if found.locations is None else found.locations
+        return StoredRegions(found.features, boxes, width, height, lambda: found.class_probs, found.scores, places)
 
     def on_annotated(self, image: str) -> bool:
         """Whether an image's regions are a text database's annotated boxes, in their order.
@@ -257,7 +276,7 @@ class RefCOCO(Task):
             ValueError: the option `boxes` says so, and there are more or fewer.
         """
         if image not in self._are_annotated:
-            known, boxes, said = self._annotated[image], self.boxes(image), self.settings["boxes"]
+            known, boxes, said = self._annotated[image], self.seen(image).boxes, self.settings["boxes"]
             if said == "annotated" and len(known) != len(boxes):
                 raise ValueError(
                     f"{self.data}: image {image!r} has {len(known)} annotated boxes and {len(boxes)} regions; give the "
@@ -274,7 +293,7 @@ class RefCOCO(Task):
             if example.place is not None and self.on_annotated(example.image):
                 labels.append(example.place)
                 continue
-            overlap = self.overlaps(self.boxes(example.image), example.box)
+            overlap = self.overlaps(self.seen(example.image).boxes, example.box)
             labels.append(int(overlap.argmax()) if overlap.max() >= 0.5 else -1)
         return torch.tensor(labels)
 
@@ -282,7 +301,7 @@ class RefCOCO(Task):
         """The box of each expression's highest region."""
         best = output.logits.argmax(1).tolist()
         return [
-            {"sent_id": e.sent_id, "pred_box": _xywh(self.boxes(e.image)[i]), "tgt_box": _xywh(e.box)}
+            {"sent_id": e.sent_id, "pred_box": _xywh(self.seen(e.image).boxes[i]), "tgt_box": _xywh(e.box)}
             for e, i in zip(examples, best, strict=True)
         ]
 
@@ -306,7 +325,7 @@ class RefCOCO(Task):
             right.append(100.0 * float(self.overlaps(box, example.box)[0] > 0.5))
         found = with_interval("accuracy", right)
         if self.regions is not None:
-            within = [self.overlaps(self.boxes(e.image), e.box).max() > 0.5 for e in examples]
+            within = [self.overlaps(self.seen(e.image).boxes, e.box).max() > 0.5 for e in examples]
             found["upper_bound"] = 100.0 * float(np.mean(within))
         return found
 
@@ -315,10 +334,16 @@ class RefCOCO(Task):
         return [{"sent_id": e.sent_id, "pred_box": _xywh(e.box), "tgt_box": _xywh(e.box)} for e in examples]
 
 
+def _kind(name: str) -> str | None:
+    """Whether regions are annotated or detected boxes, by their published name; None: another name."""
+    return next((kind for start, kind in PUBLISHED_NAMES.items() if stem(name).startswith(start)), None)
+
+
 def _sizes(images: Sequence[Any]) -> dict[int, tuple[float, float]]:
-    """Width and height in pixels by image id, of those that say them."""
-    sized = [image for image in images if "width" in image and "height" in image]
-    return {image["id"]: (float(image["width"]), float(image["height"])) for image in sized}
+    """Width and height in pixels by image id, of the records that say them."""
+    numbers = lambda image: (image.get("width"), image.get("height"))
+    known = [image for image in images if all(isinstance(n, int | float) and n > 0 for n in numbers(image))]
+    return {image["id"]: (float(image["width"]), float(image["height"])) for image in known}
 
 
 def _xywh(box: Sequence[float]) -> list[float]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from uniter import draws
-from uniter.files import replacing, write_json
+from uniter.files import read_json, replacing, write_json
 from uniter.modeling_uniter import UniterForMatching, UniterPreTrainedModel
 from uniter.processing_uniter import Pair, Text, Vocabulary
 from uniter.tasks.base import (
@@ -25,7 +25,6 @@ from uniter.tasks.base import (
     field,
     measuring,
     name_finder,
-    read_json,
     with_interval,
 )
 from uniter.tasks.text_database import TextDatabase, open_split

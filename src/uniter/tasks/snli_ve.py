@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from uniter.files import read_json, write_json
 from uniter.modeling_uniter import UniterForAnswers, UniterPreTrainedModel
 from uniter.processing_uniter import Text
 from uniter.tasks.base import (
@@ -19,9 +20,7 @@ from uniter.tasks.base import (
     field,
     json_lines,
     name_finder,
-    read_json,
     with_interval,
-    write_json,
 )
 from uniter.tasks.text_database import open_split
 

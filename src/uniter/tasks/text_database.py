@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from uniter.databases import needs, open_database
+from uniter.files import read_json
 from uniter.processing_uniter import Vocabulary
-from uniter.tasks.base import field, read_json
+from uniter.tasks.base import field
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +151,7 @@ class TextDatabase:
         """
         if not (self.path / name).is_file():
             raise ValueError(f"{self.path}: no {name} beside data.mdb; {AGAIN}")
-        return read_json(self.path / name, kind)
+        return read_json(self.path / name, kind, AGAIN)
 
     def _check(self, vocabulary: Vocabulary) -> None:
         """Refuse a vocabulary whose special pieces have other numbers, or that is too short."""

@@ -1,5 +1,6 @@
 """VQA v2: open questions about pictures, answers from a vocabulary. Paper section 4; official evaluation rules."""
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -13,10 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from uniter.files import read_json
 from uniter.modeling_uniter import UniterForAnswers, UniterPreTrainedModel
 from uniter.processing_uniter import Text
-from uniter.tasks.base import Batch, Predictions, Task, field, images_by_id, name_finder, read_json, with_interval
+from uniter.tasks.base import Batch, Predictions, Task, field, images_by_id, name_finder, with_interval
 from uniter.tasks.text_database import TextDatabase, open_split
+
+log = logging.getLogger(__name__)
 
 SOFT = (0.0, 0.3, 0.6, 0.9, 1.0)  # score of an answer that 0, 1, 2, 3, 4 or more of ten people gave (published)
 PEOPLE_NEEDED = 3  # so many others have to say the same for the full official accuracy
@@ -83,6 +87,8 @@ def read_answers(path: Path) -> list[str]:
     Raises:
         ValueError: the file is missing or foreign, or its numbers are not 0, 1, 2, ...
     """
+    if not path.is_file():
+        raise ValueError(f"option answers: there is no file {path}; give the list or ans2label.json, or leave it out")
     found = read_json(path, object)
     pairs = (
         found.items() if isinstance(found, dict) else zip(found, range(len(found))) if isinstance(found, list) else ()
@@ -145,6 +151,7 @@ class VQA(Task):
 
     _numbered: list[str] | None = None  # the answers that `_numbers` numbers
     _numbers: dict[str, int]
+    _by_number = False  # whether examples came from a text database, whose labels are numbers
 
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
@@ -160,6 +167,7 @@ class VQA(Task):
             ValueError: the split's files are missing or foreign.
         """
         if database := self._database(split):
+            self._by_number = True
             return self._stored_questions(database)
         path = self._file("v2_OpenEnded_", split, "questions")
         content = read_json(path, dict)
@@ -251,18 +259,24 @@ class VQA(Task):
         return {"num_labels": len(names), "id2label": names, "label2id": {answer: i for i, answer in names.items()}}
 
     def adopt(self, model: UniterPreTrainedModel) -> None:
-        """The answers that the model was trained with; a model that names none has as many as this task, or is refused.
+        """The answers that the model was trained with.
+
+        A model that names none (published weights) has those of the option `answers`, as many; measured on a text
+        database, whose labels are numbers, it needs no names.
 
         Raises:
-            ValueError: the model has another number of answers and does not name them.
+            ValueError: the model does not name its answers, and the option gives none or another number of them.
         """
         labels = {int(number): label for number, label in (model.config.id2label or {}).items()}
         if labels and not all(label == f"LABEL_{number}" for number, label in labels.items()):
             self.settings["answers"] = [labels[number] for number in range(len(labels))]
-        elif len(labels) != len(self.answers):
+        elif self.settings["answers"] is None and self._by_number:
+            self.settings["answers"] = [str(number) for number in range(len(labels))]
+        elif self.settings["answers"] is None or len(labels) != len(self.answers):
+            known = "none are given" if self.settings["answers"] is None else f"the task {len(self.answers)}"
             raise ValueError(
-                f"the model has {len(labels)} answers without names, the task {len(self.answers)}: build it with "
-                "`**task.config()`, or fine-tune one"
+                f"the model has {len(labels)} answers without names, {known}: give the option `answers`, the list (or "
+                "ans2label.json) that it was trained with"
             )
 
     def target(self, examples: Sequence[Question]) -> Tensor:
@@ -305,7 +319,7 @@ class VQA(Task):
         if beyond:
             raise ValueError(
                 f"{self.data}: question {example.question_id} has label {beyond[0]} of {len(names)} answers: give the "
-                "option `answers`, the ans2label.json that the database was made with"
+                "option `answers`, the ans2label.json that the database was made with, or another model"
             )
         return {names[label]: score for label, score in example.labels}
 
@@ -342,3 +356,10 @@ class VQA(Task):
             {"question_id": e.question_id, "answer": next((a for a in e.answers if normalise(a) == answer), answer)}
             for e, answer in zip(examples, best, strict=True)
         ]
+
+    def write(self, predictions: Predictions, path: str | Path, examples: Sequence[Question] | None = None) -> None:
+        """The submission: a JSON list of question_id and answer."""
+        answers = self.settings["answers"] or ()
+        if self._by_number and list(answers) == [str(number) for number in range(len(answers))]:
+            log.warning("%s: answers are numbers; to name them give the option answers=ans2label.json", path)
+        super().write(predictions, path, examples)

@@ -316,9 +316,12 @@ def plain_npz(file: Any) -> Any:
     """An open npz, of which a member is read when it is asked for.
 
     Raises:
-        ValueError: a member is a pickled object; those in `UNREAD` are let be.
+        ValueError: it is no npz, or a member is a pickled object; those in `UNREAD` are let be.
     """
-    fields = np.load(file, allow_pickle=False)
+    try:
+        fields = np.load(file, allow_pickle=False)
+    except (ValueError, EOFError):  # NumPy takes whatever it does not know for a pickle
+        raise ValueError("it is no npz, though it is named so: copy or download it again") from None
     if not isinstance(fields, np.lib.npyio.NpzFile):
         raise ValueError("it is a single array, no npz")
     for member in fields.files:
