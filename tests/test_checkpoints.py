@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 from typer.testing import CliRunner
 
+from golden import GOLDEN, needs_golden
 from uniter import cli
 from uniter.checkpoints import HEADS, export_weights, import_weights, load_saved, official_state, pieces_for, read_state
 from uniter.configuration_uniter import UniterConfig
@@ -559,17 +560,29 @@ def test_command_line_there_and_back(pretrained, run_directory, tmp_path, monkey
 
 def test_command_line_refuses_and_writes_nothing(run_directory, tmp_path, monkeypatch, capsys):
     (tmp_path / "short.txt").write_text("\n".join(SPECIAL_PIECES) + "\n")
+    (tmp_path / "answers.json").write_text('{"yes": 1, "no": 0}')
     for arguments, message in [
         (["--vocabulary", tmp_path / "short.txt"], "short.txt has 5 pieces"),
         (["--vocabulary", tmp_path / "gone.txt"], "there is no"),
         (["--head", "answers"], "no head for answers"),
         (["--config", tmp_path / "short.txt"], "not JSON"),
+        (["--answers", tmp_path / "answers.json"], "names 2 answers, the model has no head for answers"),
     ]:
         status, said, complaint = command(
             monkeypatch, capsys, "import-weights", run_directory, "--out", tmp_path / "model", *arguments
         )
         assert status == 2 and not said and message in complaint and complaint.count("\n") == 1
         assert not (tmp_path / "model").exists()
+
+
+@needs_golden
+def test_answers_are_named_on_the_way_in(tmp_path, monkeypatch, capsys):
+    weights = GOLDEN / "weights"
+    number = len(read_state(weights / "vqa.pt")["vqa_output.3.bias"])
+    (tmp_path / "answers.json").write_text(json.dumps({f"answer {i}": i for i in reversed(range(number))}))
+    asked = ["import-weights", weights / "vqa.pt", "--config", weights / "config.json", "--out", tmp_path / "model"]
+    assert command(monkeypatch, capsys, *asked, "--answers", tmp_path / "answers.json")[0] == 0
+    assert load_saved(tmp_path / "model").config.id2label[number - 1] == f"answer {number - 1}"
 
 
 def test_help_names_every_head():
@@ -579,11 +592,8 @@ def test_help_names_every_head():
 
 # ---------------------------------------------------------------- the published code's own files
 
-GOLDEN = Path(os.environ.get("UNITER_GOLDEN", Path(__file__).parents[2] / "shared" / "golden"))
-with_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no golden set at {GOLDEN} (set UNITER_GOLDEN)")
 
-
-@with_golden
+@needs_golden
 @pytest.mark.parametrize("path", sorted((GOLDEN / "weights").glob("*.pt")), ids=lambda path: path.stem)
 def test_published_files_there_and_back(path, tmp_path):
     config, theirs = GOLDEN / "weights" / "config.json", read_state(path)

@@ -296,6 +296,24 @@ def _whose(pieces: int) -> str:
     return f"{pieces} pieces" + (f" ({name})" if name else f" ({people} and the people of VCR)" if people else "")
 
 
+def name_answers(model: UniterPreTrainedModel, answers: Sequence[str], place: object) -> None:
+    """Give an answer head the names of its answers, which published files do not hold.
+
+    Args:
+        model: with an answer head.
+        answers: in the head's order.
+        place: where they come from, for the message.
+
+    Raises:
+        ValueError: the model has no such head, or another number of answers.
+    """
+    if not isinstance(model, UniterForAnswers) or model.config.num_labels != len(answers):
+        has = f"{model.config.num_labels} answers" if isinstance(model, UniterForAnswers) else "no head for answers"
+        raise ValueError(f"{place} names {len(answers)} answers, the model has {has}: leave it out, or give its own")
+    model.config.id2label = dict(enumerate(answers))
+    model.config.label2id = {answer: number for number, answer in enumerate(answers)}
+
+
 # ---------------------------------------------------------------- which file, which config
 
 

@@ -270,28 +270,40 @@ def import_weights(
     vocabulary: Annotated[
         Path | None, typer.Option("--vocabulary", help="vocab.txt to put beside the weights.")
     ] = None,
+    answers: Annotated[
+        Path | None, typer.Option("--answers", help="Names of the answers of a VQA head: the published ans2label.json.")
+    ] = None,
     missing: Annotated[int, typer.Option(min=0, help="How many tensors of the trunk may be missing.")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of what the file does not have.")] = 0,
 ) -> None:
     """Make a model folder of a foreign checkpoint."""
     from uniter.checkpoints import import_weights as read
-    from uniter.checkpoints import pieces_for
+    from uniter.checkpoints import name_answers, pieces_for
     from uniter.processing_uniter import UniterProcessor, Vocabulary
+    from uniter.tasks.vqa import read_answers
+    from uniter.training.saving import write_folder
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists already: choose another --out")
     if vocabulary is not None and not vocabulary.exists():
         raise ValueError(f"there is no {vocabulary}: give a vocab.txt")
-    known = None if vocabulary is None else Vocabulary.find(vocabulary)
+    known, fitting = None if vocabulary is None else Vocabulary.find(vocabulary), None
     found = read(file, config, head, missing, seed)
+    if answers is not None:
+        name_answers(found.model, read_answers(answers), answers)
     words = found.model.config.vocab_size
     if known is None:
         beside = f"no vocabulary: name a vocab.txt of {words} pieces by --vocabulary, or put it into {out}"
     else:
         fitting = Vocabulary(pieces_for(words, known.pieces, vocabulary, file))
-        UniterProcessor(fitting).save_pretrained(out)
         beside = f"vocabulary: {words} pieces" + (", read in lower case" if fitting.uncased else "")
-    found.model.save_pretrained(out)
+
+    def write(folder: Path) -> None:
+        found.model.save_pretrained(folder)
+        if fitting is not None:
+            UniterProcessor(fitting).save_pretrained(folder)
+
+    write_folder(out, write)
     print(f"{out}: {found}\n  {beside}")
 
 
