@@ -139,7 +139,7 @@ def finetune(
 
 
 Task = Annotated[
-    str, typer.Argument(help="Task by name (vqa, refcoco, retrieval, snli_ve, nlvr2, vcr) or module path.")
+    str, typer.Argument(help="Task by name (vqa, refcoco, retrieval, snli_ve, nlvr2, nlvr, vcr) or module path.")
 ]
 Data = Annotated[
     Path, typer.Option("--data", help="Folder of the benchmark's own files, or of the published text databases.")

@@ -474,7 +474,7 @@ def test_the_published_model_gives_the_published_answers_and_loss(name, case, da
     task = golden_task(name, database, regions, **options)
     if name == "vqa":
         model.config.id2label = dict(enumerate(task.answers))
-    number = (lambda e: str(e.question_id)) if name == "vqa" else (lambda e: e.pair_id)
+    number = (lambda e: str(e.question_id)) if name == "vqa" else (lambda e: e.name)
     examples = [example for example in task.examples("train") if number(example) in info["ids"]]
     assert [number(example) for example in examples] == info["ids"]
     batch = task.batch(examples)
