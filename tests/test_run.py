@@ -165,6 +165,15 @@ def test_every_shipped_recipe_runs_two_steps(name, world, tmp_path):
             changes += [f"{part}.0.captions={world.captions}", f"{part}.0.regions={world.regions}"]
     else:
         changes += [f"data={world.data}", f"regions={world.regions}", f"model.from={world.models / 'pretrained'}"]
+        if recipe.task == "own_labels":
+            pictures = [path.name for path in sorted((world.data / "images").iterdir())]
+            labels = [
+                f"{name},a star,{split},{number % 2}"
+                for split in ("train", "val")
+                for number, name in enumerate(pictures)
+            ]
+            (tmp_path / "mine.csv").write_text("\n".join(["image,text,split,label", *labels]))
+            changes += [f"data={tmp_path / 'mine.csv'}"]
         changes += {"vqa": ["options.least=1"], "retrieval": ["options.candidates=5"]}.get(recipe.task, [])
     result = run(load_recipe(name, changes), tmp_path / "run", progress=False)
     assert result.finished and result.steps == 2 and (result.model / "model.safetensors").is_file()

@@ -118,7 +118,7 @@ class RefCOCO(Task):
                 f"option overlap of task {self.name} is one of {', '.join(OVERLAPS)}, got {self.settings['overlap']!r}"
             )
         self.overlaps = OVERLAPS[self.settings["overlap"]]
-        if self.settings["boxes"] not in ("", "annotated", "detected"):
+        if self.settings.get("boxes", "") not in ("", "annotated", "detected"):
             raise ValueError(
                 f"option boxes of task {self.name} is annotated, detected or left out, got {self.settings['boxes']!r}"
             )
