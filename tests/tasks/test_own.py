@@ -2,12 +2,16 @@
 
 import csv
 import json
+import re
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import fixtures
-from uniter.recipe import parse_recipe
+from uniter.recipe import parse_recipe, shipped_recipes
+from uniter.regions import Regions
 from uniter.run import evaluate, predict, run
 from uniter.tasks.base import load
 
@@ -212,6 +216,16 @@ def test_without_regions_a_box_is_held_against_what_can_be_known(tmp_path):
     assert load("own_boxes")(tmp_path / "a.jsonl").examples("all")[0].box == (0, 0, 4000, 4)
 
 
+def test_regions_that_are_fractions_are_refused_for_boxes_in_pixels(tmp_path):
+    boxes = np.array([[0.1, 0.1, 0.5, 0.5]], np.float32)
+    stored = {"pictures/0.jpg": Regions(np.ones((1, fixtures.FEATURES), np.float32), boxes, 1, 1)}
+    fixtures.write_lines(tmp_path / "mine.jsonl", [LINE | {"box": [10, 10, 50, 50]}])
+    task = load("own_boxes")(tmp_path, stored)
+    examples = task.examples("train")
+    with pytest.raises(ValueError, match="fractions of an image whose size no file here says"):
+        task.target(examples)
+
+
 # ---------------------------------------------------------------- from file to numbers
 
 
@@ -251,3 +265,18 @@ def test_a_model_learns_ones_own_labels(tmp_path):
         task.step(model, task.batch(examples)).backward()
         optimizer.step()
     assert task.evaluate(model, examples)["accuracy"] == 100.0
+
+
+def test_what_the_docs_show_is_read(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "your_data.md").read_text(encoding="utf-8")
+    example = "".join(line[4:] + "\n" for line in page.split("|")[0].splitlines() if line.startswith("    "))
+    (tmp_path / "mine.csv").write_text(example)
+    task = load("own_labels")(tmp_path / "mine.csv")
+    assert [e.text for split in ("train", "val") for e in task.examples(split)] == [
+        "a dog on a sofa",
+        "a dog, asleep",
+        "a dog outside",
+    ]
+    assert list(task.labels) == ["false", "true"]
+    assert set(re.findall(r"`(own_\w+)`", page)) == set(fixtures.OWN)
+    assert set(re.findall(r"recipes copy ([\w-]+)", page)) <= set(shipped_recipes())

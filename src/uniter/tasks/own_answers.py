@@ -1,7 +1,6 @@
 """One's own questions: a file of image, text and answer, learnt and scored as VQA is."""
 
 from collections import Counter
-from collections.abc import Sequence
 from types import MappingProxyType
 
 from uniter.tasks.own_file import Line, OwnFile, as_text
@@ -46,12 +45,12 @@ class OwnAnswers(OwnFile, VQA):
         if not any(people := tuple(map(normalise, answers))):
             raise self.wrong(
                 line.number,
-                f"answer {line.said!r:.60} is nothing by the rules of VQA, where articles do not count: write another, or "
-                "learn it as a `label`",
+                f"answer {line.said!r:.60} is nothing by the rules of VQA, where articles do not count: write another, "
+                "or learn it as a `label`",
             )
         return people
 
-    def _numbered_answers(self) -> Sequence[str]:
+    def _numbered_answers(self) -> list[str]:
         return []
 
     def _annotations(self, split: str) -> dict[int, Answered]:

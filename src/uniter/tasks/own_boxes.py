@@ -2,6 +2,7 @@
 
 import math
 from types import MappingProxyType
+from typing import Any
 
 from uniter.tasks.own_file import Line, OwnFile
 from uniter.tasks.refcoco import Box, Expression, RefCOCO
@@ -21,6 +22,10 @@ class OwnBoxes(OwnFile, RefCOCO):
     name = "own_boxes"
     column = "box"
     options = MappingProxyType({"file": "", "overlap": "plain"})
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        self._seen_sizes: dict[str, tuple[float, float]] = {}  # image -> width and height of its regions' picture
 
     def examples(self, split: str) -> list[Expression]:
         """The expressions of a split ("all" for every line).
@@ -60,7 +65,8 @@ class OwnBoxes(OwnFile, RefCOCO):
         """Width and height in pixels; endless where nobody says."""
         if self.regions is None:
             return math.inf, math.inf
-        if image not in self._sizes:
+        if image not in self._seen_sizes:
             seen = self.seen(image)
-            self._sizes[image] = (seen.width, seen.height) if (seen.width, seen.height) != (1, 1) else (math.inf,) * 2
-        return self._sizes[image]
+            fractions = (seen.width, seen.height) == (1, 1)
+            self._seen_sizes[image] = (math.inf, math.inf) if fractions else (seen.width, seen.height)
+        return self._seen_sizes[image]
