@@ -88,11 +88,10 @@ class OwnFile(Task):
                 raise self.wrong(number, f"both {' and '.join(said)}: a file is of one kind, make two files of it")
             if strange := said.keys() - {kind}:
                 (other,) = strange
-                mend = f"the task of such files is {TASK_OF[other]}"
-                if kind:
-                    mend += f", of this one's lines with {kind} {self.name}: make two files if it has both"
                 raise self.wrong(
-                    number, f"a {other}, where task {self.name} wants {kind or 'image and text only'}: {mend}"
+                    number,
+                    f"a {other}, where task {self.name} wants {kind or 'image and text only'}: such files are for "
+                    f"{TASK_OF[other]}; of lines of both kinds make two files",
                 )
             split = record.get("split")
             if split in (None, ""):
