@@ -274,6 +274,69 @@ def nlvr2(folder: Path, sentences: int = 3) -> Case:
     return Case("nlvr2", folder, regions, ["train.json"], "train-10-0-img0.png", lines=True)
 
 
+def nlvr_record(number: int, **changes: Any) -> dict[str, Any]:
+    """A record of NLVR's public files; sentence `number // 2` is said of two pictures."""
+    thing = {"y_loc": 10 * number % 80, "type": "circle", "color": "Yellow", "x_loc": 5, "size": 20}
+    boxes = [[thing], [thing, thing], [{**thing, "color": "#0099ff", "type": "square"}]]
+    return {
+        "sentence": f"There {'is a' if number % 3 else 'are two'} {COLOURS[number // 2 % 8]} one.",
+        "label": ("true", "false")[number % 2],
+        "identifier": f"{100 + number // 2}-{number % 2}",
+        "directory": str(number % 4),
+        "evals": {"r0": "true"},
+        "structured_rep": boxes,
+        **changes,
+    }
+
+
+def nlvr(folder: Path, examples: int = 6) -> Case:
+    """NLVR: a JSON record a line, six pictures an example; those of dev lie in folders as published, the others flat."""
+    regions = {}
+    for split, first in (("train", 0), ("dev", 20)):
+        records = [nlvr_record(first + k) for k in range(examples)]
+        write_lines(folder / f"{split}.json", records)
+        for k, record in enumerate(records):
+            for order in range(6):
+                folder_of = "" if split == "train" else f"dev/images/{record['directory']}/"
+                name = f"{folder_of}{split}-{record['identifier']}-{order}.png"
+                regions[name] = random_regions(100 * (first + k) + order, 3 + (k + order) % 4)
+    return Case("nlvr", folder, regions, ["train.json"], "train-100-0-0.png", lines=True)
+
+
+OWN = {"own_labels": "label", "own_answers": "answer", "own_boxes": "box", "own_captions": None}
+
+
+def own_lines(name: str, lines: int = 12) -> tuple[list[dict[str, Any]], dict[str, Regions]]:
+    """One's own data for a task: two lines an image, and the images' regions; of 12 lines the last four are val."""
+    records, regions = [], {}
+    for number in range(lines):
+        image = f"pictures/{number // 2}.jpg"
+        found = regions.setdefault(image, random_regions(number // 2, 3 + number // 2 % 5))
+        said = {
+            "label": ("calm", "busy", "odd")[number % 3],
+            "answer": COLOURS[number % 4],
+            "box": [round(float(value), 1) for value in found.boxes[number % 2]],
+        }
+        record = {
+            "image": image,
+            "text": f"the {COLOURS[number % 8]} {'dog' if number % 2 else 'cat'}, is it {number}?",
+        }
+        record |= {OWN[name]: said[OWN[name]]} if OWN[name] else {}
+        records.append(record | {"split": "train" if number < lines * 2 // 3 else "val"})
+    return records, regions
+
+
+def own(name: str) -> Callable[[Path], "Case"]:
+    """The maker of one's own data as JSON lines."""
+
+    def make(folder: Path) -> Case:
+        records, regions = own_lines(name)
+        write_lines(folder / "mine.jsonl", records)
+        return Case(name, folder, regions, ["mine.jsonl"], "pictures/0.jpg", lines=True)
+
+    return make
+
+
 def vcr_record(split: str, number: int, objects: int = 4) -> dict[str, Any]:
     """A question of VCR's public files, with references to people (objects 0 and 2) and to a dog (object 1)."""
     names = (["person", "dog", "person", "cat"] * objects)[:objects]
@@ -327,6 +390,8 @@ MAKERS: dict[str, Callable[[Path], Case]] = {
     "refcoco": refer,
     "snli_ve": snli_ve,
     "nlvr2": nlvr2,
+    "nlvr": nlvr,
+    **{name: own(name) for name in OWN},
     "vcr": vcr,
 }
 

@@ -39,6 +39,9 @@ def write_everything(root: Path) -> None:
         stores[f"nlvr2_{part}"] = {name: found for name, found in case.regions.items() if name.startswith(part)}
     flickr = fixtures.karpathy(data / "flickr30k", images=36)
     stores["flickr30k"] = fixtures.make_case("snli_ve", data / "snli_ve").regions | flickr.regions
+    stores["mine"] = flickr.regions
+    rows = [f"{image},a dog,{split},{i % 2}" for split in ("train", "val") for i, image in enumerate(flickr.regions)]
+    (data / "mine.csv").write_text("\n".join(["image,text,split,label", *rows]))
     for name, regions in stores.items():
         fixtures.write_store(data / "regions" / name, {image: classified(found) for image, found in regions.items()})
 

@@ -139,10 +139,11 @@ def finetune(
 
 
 Task = Annotated[
-    str, typer.Argument(help="Task by name (vqa, refcoco, retrieval, snli_ve, nlvr2, vcr) or module path.")
+    str,
+    typer.Argument(help="Task by name (vqa, refcoco, retrieval, snli_ve, nlvr2, nlvr, vcr, own_...) or module path."),
 ]
 Data = Annotated[
-    Path, typer.Option("--data", help="Folder of the benchmark's own files, or of the published text databases.")
+    Path, typer.Option("--data", help="Folder of the benchmark's own files or text databases, or your own file.")
 ]
 Regions = Annotated[
     list[Path],

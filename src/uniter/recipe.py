@@ -239,7 +239,9 @@ class FinetuneRecipe(Settings):
     parity: Parity = "mended"
     task: str = Field(description="Task by name (vqa) or module path (mine.gqa).")
     model: ModelSettings = Field(default_factory=ModelSettings, description="The model.")
-    data: FilePath = Field(description="Folder of the benchmark's own files, or of the published text databases.")
+    data: FilePath = Field(
+        description="Folder of the benchmark's own files or text databases, or one's own file (docs/your_data.md)."
+    )
     regions: RegionPlaces = Field(
         description="The pictures' regions: a store or a file of docs/formats.md, or a list of them."
     )

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import fixtures
-from uniter.tasks.snli_ve import LABELS, SNLIVE, Hypothesis
+from uniter.tasks.classification import Labelled
+from uniter.tasks.snli_ve import LABELS, SNLIVE
 
 RECORD = {"pairID": "1.jpg#0r1e", "sentence2": "A dog.", "gold_label": "neutral", "captionID": "1.jpg#0"}
 
@@ -24,7 +25,7 @@ def test_the_labels_have_the_published_numbers(tmp_path):
 def test_the_premise_is_the_picture_and_the_undecided_are_left_out(tmp_path):
     task = fixtures.make_case("snli_ve", tmp_path).task()
     examples = task.examples("train")
-    assert len(examples) == 11 and examples[0] == Hypothesis(
+    assert len(examples) == 11 and examples[0] == Labelled(
         "1000.jpg#0r1e", "The red cat is big.", "1000.jpg", "entailment"
     )
     assert task.examples("val") == task.examples("dev") != examples
@@ -54,7 +55,7 @@ def test_a_foreign_label_or_line_is_named(tmp_path):
 
 def test_accuracy_by_label(tmp_path):
     task = SNLIVE(tmp_path)
-    examples = [Hypothesis(str(n), "it", "1.jpg", label) for n, label in enumerate([*LABELS, "neutral"])]
+    examples = [Labelled(str(n), "it", "1.jpg", label) for n, label in enumerate([*LABELS, "neutral"])]
     said = ["contradiction", "neutral", "neutral", "entailment"]
     numbers = task.score([{"pairID": str(n), "label": label} for n, label in enumerate(said)], examples)
     assert numbers["accuracy"] == 50.0 and numbers["accuracy_low"] <= 50.0 <= numbers["accuracy_high"]

@@ -541,18 +541,23 @@ def json_lines(path: Path) -> Iterator[Any]:
     Raises:
         ValueError: not JSON lines; names the line.
     """
+    return (record for _, record in numbered_json_lines(path))
+
+
+def numbered_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """`json_lines`, each with the number of its line."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8-sig")  # some editors put a mark before the first line
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not JSON lines ({error}); download or write it again") from None
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(text.split("\n"), 1):  # JSON strings may hold other line ends as they are
         if not line.strip():
             continue
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}, line {number}: not JSON ({error}); download or write it again") from None
-        yield record
+        yield number, record
 
 
 def read_csv(path: Path) -> list[list[str]]:
@@ -569,27 +574,49 @@ def read_csv(path: Path) -> list[list[str]]:
         raise ValueError(f"{path}: not CSV ({error}); write it again") from None
 
 
-def interval(values: Sequence[float] | np.ndarray, seed: int = 0, resamples: int = 1000) -> tuple[float, float]:
+def interval(
+    values: Sequence[float] | np.ndarray,
+    seed: int = 0,
+    resamples: int = 1000,
+    sizes: Sequence[int] | np.ndarray | None = None,
+) -> tuple[float, float]:
     """The bootstrap 95% interval of the mean of `values`.
 
     Values are drawn by how often each occurs: the same distribution as one by one, and quick where few differ.
+
+    Args:
+        values: of what is drawn independently: single things, or sums over groups of things that belong together.
+        seed: of the draws.
+        resamples: how often all are drawn anew.
+        sizes: how many things each group sums up; None: 1 each.
     """
-    distinct, counts = np.unique(np.asarray(values, dtype=np.float64), return_counts=True)
+    sums = np.asarray(values, dtype=np.float64)
+    groups = np.stack([sums, np.ones_like(sums) if sizes is None else np.asarray(sizes, dtype=np.float64)], 1)
+    distinct, counts = np.unique(groups, axis=0, return_counts=True)
     total = counts.sum()
     drawn = draws.generator(seed, "bootstrap").multinomial(total, counts / total, size=resamples)
-    low, high = np.percentile(drawn @ distinct / total, [2.5, 97.5])
+    low, high = np.percentile(drawn @ distinct[:, 0] / (drawn @ distinct[:, 1]), [2.5, 97.5])
     return float(low), float(high)
 
 
-def with_interval(name: str, values: Sequence[float] | np.ndarray) -> dict[str, float]:
-    """Mean of `values` (in percent already) and its 95% interval, as `name`, `name_low`, `name_high`."""
+def with_interval(
+    name: str, values: Sequence[float] | np.ndarray, sizes: Sequence[int] | np.ndarray | None = None
+) -> dict[str, float]:
+    """Mean of `values` (in percent already) and its 95% interval, as `name`, `name_low`, `name_high`.
+
+    Args:
+        name: of the number.
+        values: as in `interval`.
+        sizes: as in `interval`.
+    """
     if not len(values):
         return {name: float("nan")}
-    low, high = interval(values)
-    return {name: float(np.mean(values)), f"{name}_low": low, f"{name}_high": high}
+    low, high = interval(values, sizes=sizes)
+    mean = np.mean(values) if sizes is None else np.sum(values) / np.sum(sizes)
+    return {name: float(mean), f"{name}_low": low, f"{name}_high": high}
 
 
-IMAGE_ENDING = re.compile(r"\.(npz|jpe?g|png)$", re.IGNORECASE)
+IMAGE_ENDING = re.compile(r"\.(npz|jpe?g|png|webp)$", re.IGNORECASE)
 
 
 def trailing_number(name: str) -> int | None:

@@ -23,7 +23,6 @@ from uniter.tasks.base import (
     Task,
     corners,
     field,
-    stem,
     trailing_number,
     with_interval,
 )
@@ -32,7 +31,6 @@ from uniter.tasks.text_database import TextDatabase, open_split
 Box = tuple[float, float, float, float]  # x1 y1 x2 y2, pixels
 IN_FRACTIONS = 1.01  # boxes of an image of size 1 x 1 that reach no further are fractions; halves may round above 1
 # How the published code names an image's regions, by what their boxes are.
-PUBLISHED_NAMES = {"visual_grounding_coco_gt_": "annotated", "visual_grounding_det_coco_": "detected"}
 SAME_BOX = 2.0  # pixels that a stored box may differ from its annotation: half precision, and rounding when extracted
 
 
@@ -102,8 +100,8 @@ class RefCOCO(Task):
         overlap: "plain": intersection over union; "published": by the published code's rule, which takes the last pixel
             for a part of the box.
         boxes: whether regions are the "annotated" boxes of a text database or "detected" ones; if left out this is seen
-            from the boxes, image by image. Where an image has both by their published names, this chooses; if left out,
-            the annotated ones are learnt from, and on the detected ones is measured (published).
+            from the boxes, image by image. To learn from the ones and measure on the others, as published, is what a
+            recipe's `validation_regions` is for.
     """
 
     name = "refcoco"
@@ -125,7 +123,7 @@ class RefCOCO(Task):
                 f"option overlap of task {self.name} is one of {', '.join(OVERLAPS)}, got {self.settings['overlap']!r}"
             )
         self.overlaps = OVERLAPS[self.settings["overlap"]]
-        if self.settings["boxes"] not in ("", "annotated", "detected"):
+        if self.settings.get("boxes", "") not in ("", "annotated", "detected"):
             raise ValueError(
                 f"option boxes of task {self.name} is annotated, detected or left out, got {self.settings['boxes']!r}"
             )
@@ -144,15 +142,8 @@ class RefCOCO(Task):
         Raises:
             ValueError: a file is missing or foreign, or has no such split.
         """
-        return self._read(split, "detected")
-
-    def lessons(self, split: str) -> list[Expression]:
-        """The expressions to learn from: of annotated boxes, where an image has both kinds of regions."""
-        return self._read(split, "annotated")
-
-    def _read(self, split: str, wanted: str) -> list[Expression]:
         if database := open_split(self.data, split, ("refcoco*",), self.vocabulary):
-            return self._stored_expressions(database, wanted)
+            return self._stored_expressions(database)
         path, instances_path = self.only_file("refs", "refs(*).p"), self.file("instances.json")
         refs = read_pickle(path)
         if not isinstance(refs, list):
@@ -160,7 +151,7 @@ class RefCOCO(Task):
                 f"{path}: expected a list of references, got a {type(refs).__name__}; is it a refs(...).p?"
             )
         splits = [field(ref, "split", path, str) for ref in refs]
-        boxes, image_of = self._instances(instances_path, wanted)
+        boxes, image_of = self._instances(instances_path)
         found = []
         for ref in (ref for ref, part in zip(refs, splits, strict=True) if part == split):
             thing = field(ref, "ann_id", path, int)
@@ -177,7 +168,7 @@ class RefCOCO(Task):
             raise self.unknown_split(path, split, splits)
         return found
 
-    def _instances(self, path: Path, wanted: str) -> tuple[dict[int, Box], Callable[[int, str], str]]:
+    def _instances(self, path: Path) -> tuple[dict[int, Box], Callable[[int, str], str]]:
         """Boxes (x1 y1 x2 y2) by annotation id, and what turns an image's id and file name into its name."""
         instances = read_json(path, dict)
         annotations, images = (field(instances, key, path, list) for key in ("annotations", "images"))
@@ -185,7 +176,7 @@ class RefCOCO(Task):
         files = {field(image, "id", path, int): field(image, "file_name", path, str) for image in images}
         sizes = _sizes(images)
         stored = self.regions
-        by_id = self._names_by_id(wanted, alone=False)
+        by_id = self._names_by_id(alone=False)
 
         def image_of(image_id: int, file_name: str) -> str:
             name = files.get(image_id, file_name)
@@ -196,7 +187,7 @@ class RefCOCO(Task):
 
         return boxes, image_of
 
-    def _stored_expressions(self, database: TextDatabase, wanted: str) -> list[Expression]:
+    def _stored_expressions(self, database: TextDatabase) -> list[Expression]:
         """The expressions of a text database, in the order of its references."""
         place = {name: database.path / f"{name}.json" for name in ("refs", "annotations", "images")}
         refs, annotations, images = (database.beside(path.name, list) for path in place.values())
@@ -204,7 +195,7 @@ class RefCOCO(Task):
         things = {
             field(image, "id", place["images"], int): field(image, "ann_ids", place["images"], list) for image in images
         }
-        names, sizes = self._names_by_id(wanted), _sizes(images)
+        names, sizes = self._names_by_id(), _sizes(images)
         found = []
         for ref in refs:
             image_id, thing = (field(ref, key, place["refs"], int) for key in ("image_id", "ann_id"))
@@ -226,26 +217,22 @@ class RefCOCO(Task):
                 found.append(Expression(number, text, name, box, things[image_id].index(thing)))
         return found
 
-    def _names_by_id(self, wanted: str, alone: bool = True) -> dict[int, str]:
+    def _names_by_id(self, alone: bool = True) -> dict[int, str]:
         """The images at hand by the number at their names' end.
 
         Args:
-            wanted: "annotated" or "detected" regions of images that have both; the option `boxes` goes before.
-            alone: refuse two names of a number that are not these two kinds; else the first counts.
+            alone: refuse two names of a number; else the first counts.
+
+        Raises:
+            ValueError: two images have the same number (regions of annotated and of detected boxes in one place).
         """
-        wanted, found = self.settings["boxes"] or wanted, {}
+        found: dict[int, str] = {}
         for name in self.regions or ():
-            if (number := trailing_number(name)) is None:
-                continue
-            other = found.setdefault(number, name)
-            if other == name:
-                continue
-            if {_kind(name), _kind(other)} == set(PUBLISHED_NAMES.values()):
-                found[number] = name if _kind(name) == wanted else other
-            elif alone:
+            number = trailing_number(name)
+            if number is not None and found.setdefault(number, name) != name and alone:
                 raise ValueError(
-                    f"{self.data}: {other} and {name} are both regions of image {number}; give annotated and detected "
-                    "boxes apart"
+                    f"{self.data}: {found[number]} and {name} are both regions of image {number}; give annotated and "
+                    "detected boxes apart (`regions` and `validation_regions` of a recipe)"
                 )
         return found
 
@@ -332,11 +319,6 @@ class RefCOCO(Task):
     def perfect(self, examples: Sequence[Expression]) -> list[dict[str, Any]]:
         """The true boxes."""
         return [{"sent_id": e.sent_id, "pred_box": _xywh(e.box), "tgt_box": _xywh(e.box)} for e in examples]
-
-
-def _kind(name: str) -> str | None:
-    """Whether regions are annotated or detected boxes, by their published name; None: another name."""
-    return next((kind for start, kind in PUBLISHED_NAMES.items() if stem(name).startswith(start)), None)
 
 
 def _sizes(images: Sequence[Any]) -> dict[int, tuple[float, float]]:

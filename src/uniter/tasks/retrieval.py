@@ -146,12 +146,7 @@ class Retrieval(Task):
         Raises:
             ValueError: the file is missing or foreign, or has no such split.
         """
-        databases = open_captions(self.data, split, ("itm_*",), self.vocabulary)
-        captions = (
-            stored_captions(databases, self.regions)
-            if databases
-            else read_captions(self.only_file("captions", "dataset_*.json"), split, self.regions)
-        )
+        captions = self.captions(split)
         if TRAINING_SPLITS.issuperset(split.split("+")):
             return captions
         most, each = self.settings["max_images"], self.settings["captions_per_image"]
@@ -164,6 +159,12 @@ class Retrieval(Task):
             if not each or kept[caption.image] <= each:
                 chosen.append(caption)
         return chosen
+
+    def captions(self, split: str) -> list[Caption]:
+        """All captions of a split."""
+        if databases := open_captions(self.data, split, ("itm_*",), self.vocabulary):
+            return stored_captions(databases, self.regions)
+        return read_captions(self.only_file("captions", "dataset_*.json"), split, self.regions)
 
     def target(self, examples: Sequence[Caption]) -> Tensor:
         """(examples,) -1: as shown, all are true pairs; `training_batch` adds false ones."""
