@@ -216,3 +216,13 @@ def test_a_database_made_by_the_published_scripts_with_a_statement_without_label
     examples = load("nlvr2")(path).examples("dev")
     assert [example.label for example in examples] == [False, True, None, True, True]
     assert examples[2].images == ("nlvr2_dev-52-2-img0.npz", "nlvr2_dev-52-2-img1.npz")
+
+
+def test_images_may_be_named_by_the_ends_of_their_addresses(tmp_path):
+    case = fixtures.make_case("nlvr2", tmp_path)
+    left, right, *_ = case.regions.values()
+    by_address = {"images/left.png": left, "right.jpg": right}
+    examples = load("nlvr2")(tmp_path, by_address).examples("train")
+    assert {example.images for example in examples} == {("images/left.png", "right.jpg")}
+    both = by_address | case.regions  # the pair's own names go before
+    assert load("nlvr2")(tmp_path, both).examples("train")[0].images == ("train-10-0-img0.png", "train-10-0-img1.png")

@@ -143,6 +143,8 @@ def list_pictures(
 ) -> list[tuple[str, Path]]:
     """Names and paths of the files that `extract` would try, in order.
 
+    A JSON file in a folder that is named as a picture beside it is left out: it holds the picture's metadata (VCR).
+
     Args:
         source: a folder or a list of files.
         out: a folder to leave out. Or None.

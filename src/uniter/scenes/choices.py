@@ -6,7 +6,7 @@ true of the picture, and each false one would be true of another picture. A rati
 is right, by a witness: "because it has the same colour as the [5]".
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -17,7 +17,7 @@ from uniter.scenes.claims import allowed, conjunction, shuffled, unique
 from uniter.scenes.phrasing import ATTRIBUTE_WORDS, RELATION_WORDS
 from uniter.scenes.relations import DIRECTIONS, holds
 from uniter.scenes.words import VALUES, Description, one_of, word
-from uniter.scenes.world import Scene
+from uniter.scenes.world import Scene, Thing
 
 CHOICES = 4
 
@@ -81,7 +81,7 @@ def _call(random: np.random.Generator, number: int, what: Description) -> Words:
     return ("the", *adjectives, (number,))
 
 
-def _split(text: str, **things: Words) -> Words:
+def _put(text: str, **things: Words) -> Words:
     """A template as words, things in their places."""
     found: list[str | tuple[int]] = []
     for part in text.split():
@@ -89,126 +89,145 @@ def _split(text: str, **things: Words) -> Words:
     return tuple(found)
 
 
-def _mixed(random: np.random.Generator, right: Words, wrong: list[Words]) -> tuple[tuple[Words, ...], int]:
-    """The right text among the wrong ones, and its position."""
+def _choice(
+    random: np.random.Generator, kind: str, question: Words, answers: list[Words], rationales: list[Words]
+) -> Choice:
+    """Of answers and rationales the first one is right; only as many as are chosen from are kept, and mixed."""
+    (mixed, answer), (reasons, rationale) = (_mixed(random, texts) for texts in (answers, rationales))
+    return Choice(question, mixed, reasons, answer, rationale, kind)
+
+
+def _mixed(random: np.random.Generator, texts: list[Words]) -> tuple[tuple[Words, ...], int]:
+    right, *wrong = texts[:CHOICES]
     position = int(random.integers(CHOICES))
-    texts = wrong[: CHOICES - 1]
-    return (*texts[:position], right, *texts[position:]), position
+    return (*wrong[:position], right, *wrong[position:]), position
 
 
 def _value(scene: Scene, random: np.random.Generator) -> Choice | None:
     """What colour is the [3]? It is red, because it has the same colour as the [5]."""
     stated = one_of(random, _STATED)
     targets, witnesses = _named(scene, random, stated), _named(scene, random, stated)
-    for target, what in shuffled(random, list(targets.items())):
-        value = getattr(scene.things[target], stated)
-        others = [n for n in witnesses if n != target and scene.things[n].shape != what.shape]
-        same = [n for n in others if getattr(scene.things[n], stated) == value]
-        different = [n for n in others if getattr(scene.things[n], stated) != value]
-        values = [v for v in VALUES[stated] if v != value and allowed(scene, conjunction(what, stated, v))]
-        if not same or len(different) < CHOICES - 1 or len(values) < CHOICES - 1:
-            continue
-        attribute = one_of(random, ATTRIBUTE_WORDS[stated])
-        it = _call(random, target, what)
-        ask = one_of(
-            random,
-            (
-                f"what {attribute} is {{it}} ?",
-                f"which {attribute} does {{it}} have ?",
-                f"what is the {attribute} of {{it}} ?",
-            ),
-        )
-        say = one_of(random, ("{it} is {value} .", "it is {value} .", "{value} ."))
-        reason = one_of(
-            random,
-            (
-                f"because it has the {attribute} of {{w}} .",
-                f"{{w}} has the same {attribute} .",
-                f"it matches {{w}} in {attribute} .",
-            ),
-        )
-        tell = lambda v: _split(say, it=it, value=(word(random, v),))
-        show = lambda n: _split(reason, w=_call(random, n, witnesses[n]))
-        answers, answer = _mixed(random, tell(value), [tell(v) for v in shuffled(random, values)])
-        wrong = [show(n) for n in shuffled(random, different)]
-        rationales, rationale = _mixed(random, show(one_of(random, same)), wrong)
-        return Choice(_split(ask, it=it), answers, rationales, answer, rationale, "value")
-    return None
+    found = next(_alike(scene, random, stated, targets, witnesses), None)
+    if found is None:
+        return None
+    target, same, different = found
+    values = _values(scene, random, stated, scene.things[target], targets[target])
+    attribute = one_of(random, ATTRIBUTE_WORDS[stated])
+    it = _call(random, target, targets[target])
+    questions = (
+        f"what {attribute} is {{it}} ?",
+        f"which {attribute} does {{it}} have ?",
+        f"what is the {attribute} of {{it}} ?",
+    )
+    answer = one_of(random, ("{it} is {value} .", "it is {value} .", "{value} ."))
+    reasons = (
+        f"because it has the {attribute} of {{thing}} .",
+        f"{{thing}} has the same {attribute} .",
+        f"it matches {{thing}} in {attribute} .",
+    )
+    reason = one_of(random, reasons)
+    question = _put(one_of(random, questions), it=it)
+    answers = [_put(answer, it=it, value=(word(random, value),)) for value in values]
+    shown = [same, *different]
+    rationales = [_put(reason, thing=_call(random, number, witnesses[number])) for number in shown]
+    return _choice(random, "value", question, answers, rationales)
 
 
 def _same(scene: Scene, random: np.random.Generator) -> Choice | None:
     """What has the same colour as the [3]? The [5], because both are red."""
     stated = one_of(random, _STATED)
     targets, offered = _named(scene, random, stated), _named(scene, random, stated)
-    for target, what in shuffled(random, list(targets.items())):
-        value = getattr(scene.things[target], stated)
-        others = [n for n in offered if n != target and scene.things[n].shape != what.shape]
-        same = [n for n in others if getattr(scene.things[n], stated) == value]
-        different = [n for n in others if getattr(scene.things[n], stated) != value]
-        if not same or len(different) < CHOICES - 1:
-            continue
-        right = one_of(random, same)
-        fits = lambda v: allowed(scene, conjunction(what, stated, v), conjunction(offered[right], stated, v))
-        values = [v for v in VALUES[stated] if v != value and fits(v)]
-        if len(values) < CHOICES - 1:
-            continue
-        attribute = one_of(random, ATTRIBUTE_WORDS[stated])
-        it = _call(random, target, what)
-        ask = one_of(
-            random,
-            (
-                f"what has the same {attribute} as {{it}} ?",
-                f"which thing matches {{it}} in {attribute} ?",
-                f"what shares its {attribute} with {{it}} ?",
-            ),
-        )
-        say = one_of(random, ("{thing} does .", "{thing} .", "it is {thing} ."))
-        reason = one_of(
-            random, ("because both are {value} .", "{thing} and {it} are {value} .", "the two are {value} .")
-        )
-        tell = lambda n: _split(say, thing=_call(random, n, offered[n]))
-        called = _call(random, right, offered[right])
-        show = lambda v: _split(reason, it=it, thing=called, value=(word(random, v),))
-        answers, answer = _mixed(random, tell(right), [tell(n) for n in shuffled(random, different)])
-        rationales, rationale = _mixed(random, show(value), [show(v) for v in shuffled(random, values)])
-        return Choice(_split(ask, it=it), answers, rationales, answer, rationale, "same")
-    return None
+    found = next(_alike(scene, random, stated, targets, offered), None)
+    if found is None:
+        return None
+    target, right, different = found
+    values = _values(scene, random, stated, scene.things[target], targets[target], offered[right])
+    attribute = one_of(random, ATTRIBUTE_WORDS[stated])
+    it, thing = _call(random, target, targets[target]), _call(random, right, offered[right])
+    questions = (
+        f"what has the same {attribute} as {{it}} ?",
+        f"which thing matches {{it}} in {attribute} ?",
+        f"what shares its {attribute} with {{it}} ?",
+    )
+    answer = one_of(random, ("{thing} does .", "{thing} .", "it is {thing} ."))
+    reason = one_of(random, ("because both are {value} .", "{thing} and {it} are {value} .", "the two are {value} ."))
+    question = _put(one_of(random, questions), it=it)
+    answers = [_put(answer, thing=_call(random, number, offered[number])) for number in (right, *different)]
+    rationales = [_put(reason, it=it, thing=thing, value=(word(random, value),)) for value in values]
+    return _choice(random, "same", question, answers, rationales)
+
+
+def _alike(
+    scene: Scene,
+    random: np.random.Generator,
+    stated: str,
+    targets: dict[int, Description],
+    others: dict[int, Description],
+) -> Iterator[tuple[int, int, list[int]]]:
+    """A thing, another of the same colour (...), and those of other colours; all are of another shape than the first.
+
+    Things of one shape are often of one colour: those of the first one's shape would give the answer away.
+    """
+    for target in shuffled(random, list(targets)):
+        thing = scene.things[target]
+        apart = [n for n in shuffled(random, list(others)) if scene.things[n].shape != thing.shape]
+        same = [n for n in apart if getattr(scene.things[n], stated) == getattr(thing, stated)]
+        different = [n for n in apart if n not in same]
+        if same and len(different) >= CHOICES - 1:
+            yield target, same[0], different
+
+
+def _values(scene: Scene, random: np.random.Generator, stated: str, thing: Thing, *whats: Description) -> list[str]:
+    """The thing's own colour (...) and then others that may be said of these descriptions."""
+    true = getattr(thing, stated)
+    fits = lambda value: allowed(scene, *(conjunction(what, stated, value) for what in whats))
+    return [true, *(v for v in shuffled(random, list(VALUES[stated])) if v != true and fits(v))]
 
 
 def _relation(scene: Scene, random: np.random.Generator) -> Choice | None:
     """What is left of the [3]? The [5], because it is left of the [7], and the [7] is left of the [3]."""
     relation = one_of(random, DIRECTIONS)
+    # not by size: what is between others is seldom at the edge, and large things seldom are
     anchors, offered, witnesses = (_named(scene, random, "size") for _ in range(3))
+    found = next(_chains(scene, random, relation, anchors, (offered, witnesses)), None)
+    if found is None:
+        return None
+    anchor, answered, shown = found
+    words = one_of(random, RELATION_WORDS[relation])
+    it, thing = _call(random, anchor, anchors[anchor]), _call(random, answered[0], offered[answered[0]])
+    questions = (f"what is {words} {{it}} ?", f"which thing is {words} {{it}} ?")
+    answer = one_of(random, ("{thing} is .", "{thing} .", "it is {thing} ."))
+    reasons = (
+        f"because it is {words} {{other}} , which is {words} {{it}} .",
+        f"{{other}} is {words} {{it}} , and {{thing}} is {words} {{other}} .",
+    )
+    reason = one_of(random, reasons)
+    question = _put(one_of(random, questions), it=it)
+    answers = [_put(answer, thing=_call(random, number, offered[number])) for number in answered]
+    rationales = [_put(reason, it=it, thing=thing, other=_call(random, number, witnesses[number])) for number in shown]
+    return _choice(random, "relation", question, answers, rationales)
+
+
+def _chains(
+    scene: Scene,
+    random: np.random.Generator,
+    relation: str,
+    anchors: dict[int, Description],
+    others: tuple[dict[int, Description], dict[int, Description]],
+) -> Iterator[tuple[int, list[int], list[int]]]:
+    """An anchor, a thing left (...) of it and some that are not, a thing between the two and some that are not."""
     related = lambda a, b: holds(scene, relation, scene.things[a], scene.things[b])
-    for anchor, what in shuffled(random, list(anchors.items())):
-        true = [n for n in offered if n != anchor and related(n, anchor)]
+    offered, witnesses = (shuffled(random, list(names)) for names in others)
+    for anchor in shuffled(random, list(anchors)):
         false = [n for n in offered if n != anchor and related(n, anchor) is False]
-        if len(false) < CHOICES - 1:
-            continue
-        for right in shuffled(random, true):
-            chain = {n: (related(right, n), related(n, anchor)) for n in witnesses if n not in (right, anchor)}
-            between = [n for n, answers in chain.items() if all(answers)]
-            outside = [n for n, answers in chain.items() if False in answers]
-            if not between or len(outside) < CHOICES - 1:
+        for right in offered:
+            if right == anchor or not related(right, anchor):
                 continue
-            words = one_of(random, RELATION_WORDS[relation])
-            it, called = _call(random, anchor, what), _call(random, right, offered[right])
-            ask = one_of(random, (f"what is {words} {{it}} ?", f"which thing is {words} {{it}} ?"))
-            say = one_of(random, ("{thing} is .", "{thing} .", "it is {thing} ."))
-            reason = one_of(
-                random,
-                (
-                    f"because it is {words} {{w}} , which is {words} {{it}} .",
-                    f"{{w}} is {words} {{it}} , and {{thing}} is {words} {{w}} .",
-                ),
-            )
-            tell = lambda n: _split(say, thing=_call(random, n, offered[n]))
-            show = lambda n: _split(reason, it=it, thing=called, w=_call(random, n, witnesses[n]))
-            answers, answer = _mixed(random, tell(right), [tell(n) for n in shuffled(random, false)])
-            wrong = [show(n) for n in shuffled(random, outside)]
-            rationales, rationale = _mixed(random, show(one_of(random, between)), wrong)
-            return Choice(_split(ask, it=it), answers, rationales, answer, rationale, "relation")
-    return None
+            rest = {n: (related(right, n), related(n, anchor)) for n in witnesses if n not in (right, anchor)}
+            between = [n for n, answers in rest.items() if all(answers)]
+            outside = [n for n, answers in rest.items() if False in answers]
+            if between and min(len(false), len(outside)) >= CHOICES - 1:
+                yield anchor, [right, *false], [between[0], *outside]
 
 
-_FORMS: tuple[Callable[[Scene, np.random.Generator], Choice | None], ...] = (_value, _same, _relation)
+_FORMS: tuple[Callable[[Scene, np.random.Generator], Choice | None], ...] = (_value, _same, _relation, _relation)

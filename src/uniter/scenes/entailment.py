@@ -49,20 +49,24 @@ _BEYOND = ("here or outside the picture", "in the picture or beyond its edge", "
 _COUNTED = ("counting those outside the picture", "with those beyond the edge", "together with those out of view")
 
 
-def hypothesis(scene: Scene, seed: int, k: int) -> tuple[str, str]:
-    """The k-th hypothesis about a scene and its label, one of `LABELS`; its words do not give the label away.
+def hypotheses(scene: Scene, seed: int, count: int) -> list[tuple[str, str]]:
+    """Sentences about a scene with their labels, of `LABELS`; the words do not give the label away.
 
     Args:
         scene: the picture.
         seed: the world's seed.
-        k: 0, 1, ...
+        count: how many at most; pictures of few things that are all alike, or all different, may have fewer.
     """
-    random = draws.generator(seed, "hypothesis", scene.image_id, k)
-    while True:
-        found = one_of(random, (_picked, _picked, _and, _or))(scene, random)
-        if found is not None:
+    found: dict[str, str] = {}
+    for number in range(count * 12):
+        random = draws.generator(seed, "hypothesis", scene.image_id, number)
+        sentences = one_of(random, (_picked, _picked, _and, _or))(scene, random)
+        if sentences is not None:
             label = one_of(random, LABELS)
-            return finish(random, found[label]), label
+            found.setdefault(finish(random, sentences[label]), label)
+        if len(found) == count:
+            break
+    return list(found.items())
 
 
 def _picked(scene: Scene, random: np.random.Generator) -> Sentences | None:

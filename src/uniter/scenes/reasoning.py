@@ -8,11 +8,11 @@ from typing import Any
 from uniter.files import write_text
 from uniter.scenes.choices import Words, choices
 from uniter.scenes.comparisons import comparison_set
-from uniter.scenes.entailment import hypothesis
+from uniter.scenes.entailment import hypotheses
 from uniter.scenes.world import Scene
 
 HYPOTHESES, CHOICES = 6, 2
-"""Of each picture, how many hypotheses there are, and how many questions with choices (at most)."""
+"""Of each picture, how many hypotheses and how many questions with choices there are (at most)."""
 
 PICTURES_PER_SET = 2
 """For each so many pictures there is a set of sentences about pairs of them."""
@@ -36,8 +36,7 @@ def write_hypotheses(out: Path, split: str, scenes: Sequence[Scene], seed: int) 
     records = []
     for scene in scenes:
         stem = Path(scene.file_name).stem
-        for k in range(HYPOTHESES):
-            text, label = hypothesis(scene, seed, k)
+        for k, (text, label) in enumerate(hypotheses(scene, seed, HYPOTHESES)):
             caption_id = f"{stem}.jpg#{k}"  # the benchmark writes .jpg whatever the file is
             ids = {"Flickr30K_ID": stem, "captionID": caption_id, "pairID": f"{caption_id}r1{label[0]}"}
             records.append({"annotator_labels": [label], "gold_label": label, "sentence2": text} | ids)
@@ -70,7 +69,7 @@ def write_choices(out: Path, split: str, scenes: Sequence[Scene], seed: int) -> 
     for scene in scenes:
         objects = [thing.shape for thing in scene.things]
         for k, choice in enumerate(choices(scene, seed, CHOICES)):
-            texts = {"question": _tokens(choice.question)}
+            texts: dict[str, list] = {"question": _tokens(choice.question)}
             texts["answer_choices"] = [_tokens(answer) for answer in choice.answers]
             texts["rationale_choices"] = [_tokens(rationale) for rationale in choice.rationales]
             labels = {"answer_label": choice.answer, "rationale_label": choice.rationale}
@@ -81,7 +80,7 @@ def write_choices(out: Path, split: str, scenes: Sequence[Scene], seed: int) -> 
 
 
 def metadata(scene: Scene) -> dict[str, Any]:
-    """A picture's things as VCR's metadata have them: boxes x1 y1 x2 y2 in pixels and a score; outlines are left out."""
+    """A picture's things as VCR's metadata have them: boxes x1 y1 x2 y2 in pixels and a score, no outlines."""
     return {
         "boxes": [[*thing.box, 1.0] for thing in scene.things],
         "segms": [[] for _ in scene.things],

@@ -55,7 +55,7 @@ class NLVR2(Task):
     """Whether a sentence is true of two images.
 
     From the public files `train.json`, `dev.json`, `test1.json`, ... (a JSON record a line) or text databases
-    `nlvr2_<split>.db`. Option:
+    `nlvr2_<split>.db`. Pictures are named after their pair, or by what `left_url` and `right_url` end in. Option:
 
         form: how the two images are compared (`UniterConfig.pair_form`); "paired-attn" as published.
     """
