@@ -7,7 +7,7 @@ highest score, given by a regression on its words and pairs, the words that it s
 rationale, with the true answer), and each of its words together with each of theirs; "majority of the form" is there
 the choice whose form was right most often in training.
 
-    python benchmarks/scenes_text_only.py            # writes docs/results/scenes_text_only.md, about three minutes
+    python benchmarks/scenes_text_only.py            # writes docs/results/scenes_text_only.md, about eight minutes
     python benchmarks/scenes_text_only.py --counts   # the frequencies that `uniter.scenes.language` keeps
 """
 
