@@ -24,7 +24,7 @@ class World:
         return self.data / "dataset_scenes.json"
 
     def picture(self, number: int = 0) -> Path:
-        return sorted((self.data / "images").glob("*train*"))[number]
+        return sorted((self.data / "images").glob("*train*g"))[number]
 
 
 @pytest.fixture(scope="session")

@@ -49,7 +49,11 @@ def scenes_make(
     workers: Annotated[int, typer.Option(min=1, help="Processes that draw.")] = 1,
     quiet: Quiet = False,
 ) -> None:
-    """Draw pictures and say things about them, in the benchmarks' own file formats."""
+    """Draw pictures and say things about them, in the benchmarks' own file formats.
+
+    Captions (Karpathy), questions (VQA v2), referring expressions (RefCOCO), hypotheses (SNLI-VE), sentences about two
+    pictures (NLVR2) and questions with choices (VCR, with the things' boxes beside each picture).
+    """
     from uniter.scenes.write import make
 
     make(

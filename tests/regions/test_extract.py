@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from uniter.regions.extract import extract, open_picture
+from uniter.regions.extract import extract, list_pictures, open_picture
 from uniter.regions.regions import Regions
 from uniter.regions.store import Store
 
@@ -144,3 +144,12 @@ def test_shipped_detector_extracts(tmp_path, detector):
     fresh = detector.detect([open_picture(tmp_path / "in" / "flat.png")])[0]
     assert np.array_equal(store["flat.png"].features, fresh.features)
     assert np.array_equal(store["flat.png"].class_probs, fresh.class_probs)
+
+
+def test_a_json_file_beside_its_picture_is_metadata_and_any_other_is_reported(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    Image.new("RGB", (40, 30), "red").save(folder / "one.png")
+    (folder / "one.json").write_text("{}")
+    (folder / "stray.json").write_text("{}")
+    assert [name for name, _ in list_pictures(folder)] == ["one.png", "stray.json"]

@@ -246,3 +246,13 @@ def test_every_published_form_is_measured_straight_from_the_published_databases(
     assert task.settings["form"] == form.replace("_", "-")
     right = [said["label"] == example.label for said, example in zip(found, examples, strict=True)]
     assert task.score(found, examples)["accuracy"] == pytest.approx(100 * sum(right) / len(right))
+
+
+def test_images_may_be_named_by_the_ends_of_their_addresses(tmp_path):
+    case = fixtures.make_case("nlvr2", tmp_path)
+    left, right, *_ = case.regions.values()
+    by_address = {"images/left.png": left, "right.jpg": right}
+    examples = load("nlvr2")(tmp_path, by_address).examples("train")
+    assert {example.images for example in examples} == {("images/left.png", "right.jpg")}
+    both = by_address | case.regions  # the pair's own names go before
+    assert load("nlvr2")(tmp_path, both).examples("train")[0].images == ("train-10-0-img0.png", "train-10-0-img1.png")

@@ -150,7 +150,7 @@ def curves(out: Path) -> str:
 
 
 def _images(world: Path, split: str = "test") -> list[Path]:
-    return sorted((world / "images").glob(f"scenes_{split}_*"))
+    return sorted(p for p in (world / "images").glob(f"scenes_{split}_*") if p.suffix != ".json")
 
 
 def region_examples(world: Path, uniter: Uniter, count: int = 4) -> list[str]:

@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -90,8 +90,6 @@ def extract(
         raise ValueError(f"batch must be 1 or more, got {batch}")
     out = Path(out)
     files = list_pictures(source, out, root)
-    if annotated:
-        files = [(name, path) for name, path in files if path.suffix != ".json"]
     if isinstance(detector, str | os.PathLike):
         detector = load_detector(detector)
     skipped: list[Skipped] = []
@@ -145,6 +143,8 @@ def list_pictures(
 ) -> list[tuple[str, Path]]:
     """Names and paths of the files that `extract` would try, in order.
 
+    A JSON file in a folder that is named as a picture beside it is left out: it holds the picture's metadata (VCR).
+
     Args:
         source: a folder or a list of files.
         out: a folder to leave out. Or None.
@@ -180,7 +180,11 @@ def _walk(folder: Path, out: Path | None) -> Iterator[Path]:
     left_out = None if out is None else out.resolve()
     for parent, folders, files in os.walk(folder):
         folders[:] = [f for f in folders if not f.startswith(".") and Path(parent, f).resolve() != left_out]
-        yield from (Path(parent, file) for file in files if not file.startswith("."))
+        stems = Counter(Path(file).stem for file in files)
+        for file in files:
+            beside = file.endswith(".json") and stems[Path(file).stem] > 1  # a picture's metadata (VCR)
+            if not file.startswith(".") and not beside:
+                yield Path(parent, file)
 
 
 def _writer(out: Path, detector: Detector, shard_images: int) -> StoreWriter:

@@ -76,7 +76,8 @@ def unique(
     return [(number, what) for number, what in found if len(what.among(scene.things)) == 1]
 
 
-def _allowed(scene: Scene, *whats: Description) -> bool:
+def allowed(scene: Scene, *whats: Description) -> bool:
+    """Whether these may be spoken of: held-out colour-shape pairs are for the split `novel` alone."""
     return scene.split == "novel" or not any(what.held_out() for what in whats)
 
 
@@ -86,7 +87,7 @@ def _exists(scene: Scene, random: np.random.Generator) -> Pair | None:
     for _ in range(TRIES):
         values = {field: getattr(one_of(random, scene.things), field) for field in fields}
         false = Description(**values)
-        if not false.among(scene.things) and _allowed(scene, false):
+        if not false.among(scene.things) and allowed(scene, false):
             return Claim("exists", (real,)), Claim("exists", (false,))
     return None
 
@@ -104,7 +105,7 @@ def _both(scene: Scene, random: np.random.Generator) -> Pair | None:
             Description(**{"shape": second.shape, other: getattr(first, other)}),
         )
         found.setdefault(True, Claim("both", (first, second)))
-        if not all(what.among(scene.things) for what in swapped) and _allowed(scene, *swapped):
+        if not all(what.among(scene.things) for what in swapped) and allowed(scene, *swapped):
             found.setdefault(False, Claim("both", swapped))
     return _pair(found)
 
@@ -119,19 +120,20 @@ def _attribute(scene: Scene, random: np.random.Generator) -> Pair | None:
     for _ in range(TRIES):
         number, what = one_of(random, named)
         value = getattr(one_of(random, scene.things), field)
-        if value != getattr(scene.things[number], field) and _allowed(scene, _and(what, field, value)):
+        if value != getattr(scene.things[number], field) and allowed(scene, conjunction(what, field, value)):
             return real, Claim("attribute", (what,), field, value)
     return None
 
 
-def _and(what: Description, field: str, value: str) -> Description:
+def conjunction(what: Description, field: str, value: str) -> Description:
+    """A description that names one more attribute."""
     return Description(**{name: getattr(what, name) for name in what.fields()} | {field: value})
 
 
 def _place(scene: Scene, random: np.random.Generator) -> Pair | None:
     where = one_of(random, PLACES)
     found: dict[bool, Claim] = {}
-    for number, what in _shuffled(random, unique(random, scene)):
+    for number, what in shuffled(random, unique(random, scene)):
         answer = place(scene, where, scene.things[number])
         if answer is not None:
             found.setdefault(answer, Claim("place", (what,), where))
@@ -143,8 +145,8 @@ def _relation(scene: Scene, random: np.random.Generator) -> Pair | None:
     without = "size" if relation in ("larger", "smaller") else ""
     first, second = unique(random, scene, without), unique(random, scene, without)
     found: dict[bool, Claim] = {}
-    for a, what in _shuffled(random, first):
-        for b, other in _shuffled(random, second):
+    for a, what in shuffled(random, first):
+        for b, other in shuffled(random, second):
             answer = holds(scene, relation, scene.things[a], scene.things[b]) if a != b else None
             if answer is not None:
                 found.setdefault(answer, Claim("relation", (what, other), relation))
@@ -173,8 +175,8 @@ def _same(scene: Scene, random: np.random.Generator) -> Pair | None:
     field = one_of(random, tuple(VALUES))
     first, second = unique(random, scene, without=field), unique(random, scene, without=field)
     found: dict[bool, Claim] = {}
-    for a, what in _shuffled(random, first):
-        for b, other in _shuffled(random, second):
+    for a, what in shuffled(random, first):
+        for b, other in shuffled(random, second):
             if a != b:
                 answer = getattr(scene.things[a], field) == getattr(scene.things[b], field)
                 found.setdefault(answer, Claim("same", (what, other), field))
@@ -204,7 +206,7 @@ def _number(scene: Scene, random: np.random.Generator) -> Pair | None:
         random, (("shape",), ("colour",), ("size",), ("texture",), ("shape", "colour"), ("shape", "texture"))
     )
     found: dict[bool, Claim] = {}
-    for what, count in _shuffled(random, list(counts(scene, fields).items())):
+    for what, count in shuffled(random, list(counts(scene, fields).items())):
         answer = compare(count, relation, number)
         if abs(count - number) <= 2:
             found.setdefault(answer, Claim("number", (what,), relation, number=number))
@@ -216,8 +218,8 @@ def _more(scene: Scene, random: np.random.Generator) -> Pair | None:
     fields = one_of(random, (("shape",), ("colour",), ("size",), ("texture",), ("shape",), ("colour",)))
     found: dict[bool, Claim] = {}
     kinds = list(counts(scene, fields).items())
-    for what, count in _shuffled(random, kinds):
-        for other, than in _shuffled(random, kinds):
+    for what, count in shuffled(random, kinds):
+        for other, than in shuffled(random, kinds):
             if what == other or (count == than and relation != "equal"):
                 continue
             answer = {"more": count > than, "fewer": count < than, "equal": count == than}[relation]
@@ -231,13 +233,13 @@ def _all(scene: Scene, random: np.random.Generator) -> Pair | None:
     if stated == "shape" and field != "shape":
         field, stated = stated, field
     found: dict[bool, Claim] = {}
-    for what, count in _shuffled(random, list(counts(scene, (field,)).items())):
+    for what, count in shuffled(random, list(counts(scene, (field,)).items())):
         if count < 2:
             continue
         members = {getattr(scene.things[number], stated) for number in what.among(scene.things)}
-        for value in _shuffled(random, sorted({getattr(thing, stated) for thing in scene.things})):
+        for value in shuffled(random, sorted({getattr(thing, stated) for thing in scene.things})):
             answer = members == {value} if quantity == "all" else value in members
-            if _allowed(scene, _and(what, stated, value)):
+            if allowed(scene, conjunction(what, stated, value)):
                 found.setdefault(answer, Claim("all", (what,), quantity, value))
     return _pair(found)
 
@@ -250,20 +252,21 @@ def _extreme(scene: Scene, random: np.random.Generator) -> Pair | None:
     choices = [(), *[(field,) for field in ("shape", "colour", "texture") if field != stated]]
     fields = one_of(random, choices)
     found: dict[bool, Claim] = {}
-    for what in _shuffled(random, list(counts(scene, fields))):
+    for what in shuffled(random, list(counts(scene, fields))):
         members = [scene.things[number] for number in what.among(scene.things)]
         number = extreme(scene, which, members)
         if number is None:
             continue
-        for other in _shuffled(random, list(scene.things)):
+        for other in shuffled(random, list(scene.things)):
             value = getattr(other, stated)
             answer = getattr(members[number], stated) == value
-            if _allowed(scene, _and(what, stated, value)):
+            if allowed(scene, conjunction(what, stated, value)):
                 found.setdefault(answer, Claim("extreme", (what,), which, value))
     return _pair(found)
 
 
-def _shuffled(random: np.random.Generator, items: list) -> list:
+def shuffled(random: np.random.Generator, items: list) -> list:
+    """The items in a random order."""
     return [items[number] for number in random.permutation(len(items))]
 
 

@@ -1,8 +1,12 @@
-"""A folder of the embedded world in the benchmarks' own layouts, for the tasks to read as they read public files."""
+"""A folder of the embedded world in the benchmarks' own layouts, for the tasks to read as they read public files.
+
+Captions, questions and referring expressions are laid out here, hypotheses, statements about two pictures and choices
+in `uniter.scenes.reasoning`.
+"""
 
 import json
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from functools import partial
@@ -14,6 +18,7 @@ from uniter import draws
 from uniter.files import replacing, write_bytes, write_json
 from uniter.scenes.draw import draw
 from uniter.scenes.language import ANSWERS, Question, captions, questions, referring
+from uniter.scenes.reasoning import metadata, write_choices, write_hypotheses, write_statements
 from uniter.scenes.words import VALUES
 from uniter.scenes.world import SHAPES, SPLITS, Scene, make_scene
 
@@ -30,7 +35,9 @@ _ROOM = 16
 def make(
     out: str | Path, pictures: Mapping[str, int], seed: int = 0, workers: int = 1, progress: bool = True
 ) -> dict[str, Any]:
-    """Write pictures, captions, questions, referring expressions and the truth; goes on where it was interrupted.
+    """Write pictures, all that is said about them and the truth; goes on where it was interrupted.
+
+    A folder that an earlier version completed, which said less, is completed anew: what is there stays as it is.
 
     Args:
         out: the folder; a `scenes.json` in it says how it was made and whether it is complete.
@@ -48,17 +55,20 @@ def make(
     out = Path(out)
     settings = {"format": FORMAT, "seed": int(seed), "pictures": _checked(pictures)}
     manifest = _open(out, settings)
-    if manifest.get("done"):
+    if manifest.get("done") and set(manifest["numbers"]) >= set(_PER_SPLIT):
         return manifest
     (out / "images").mkdir(parents=True, exist_ok=True)
     wanted = [(split, index) for split, number in settings["pictures"].items() for index in range(number)]
     scenes = [make_scene(seed, split, index) for split, index in wanted]
-    missing = [scene for scene in scenes if not (out / "images" / scene.file_name).exists()]
+    there = {path.name for path in (out / "images").iterdir()}
+    missing = [scene for scene in scenes if not {scene.file_name, _metadata_name(scene)} <= there]
     _draw_all(out / "images", missing, workers, progress)
     numbers = {"pictures": len(scenes), "things": sum(len(scene.things) for scene in scenes)}
     numbers["captions"] = _write_captions(out, scenes, seed)
-    numbers["questions"] = sum(_write_questions(out, split, scenes, seed) for split in settings["pictures"])
     numbers["references"] = _write_references(out, scenes, seed)
+    for kind, write in _PER_SPLIT.items():
+        by_split = {split: [scene for scene in scenes if scene.split == split] for split in settings["pictures"]}
+        numbers[kind] = sum(write(out, split, members, seed) for split, members in by_split.items())
     write_bytes(out / "truth.jsonl", "".join(json.dumps(asdict(scene)) + "\n" for scene in scenes).encode())
     manifest = settings | {"numbers": numbers, "done": True}
     write_json(out / "scenes.json", manifest, indent=1)
@@ -96,8 +106,17 @@ def _open(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
     return manifest
 
 
+def _metadata_name(scene: Scene) -> str:
+    return Path(scene.file_name).with_suffix(".json").name
+
+
 def _draw_one(folder: Path, scene: Scene) -> None:
+    """A picture, and its things beside it."""
     path = folder / scene.file_name
+    with replacing(folder / _metadata_name(scene), wait=False) as part:
+        part.write_text(json.dumps(metadata(scene)), encoding="utf-8")
+    if path.exists():  # drawn by a version that wrote no metadata
+        return
     with replacing(path, wait=False) as part:
         if path.suffix == ".jpg":
             draw(scene).save(part, format="JPEG", quality=90)
@@ -149,8 +168,6 @@ def _write_questions(out: Path, split: str, scenes: list[Scene], seed: int) -> i
     """`v2_OpenEnded_scenes_{split}_questions.json`, `v2_scenes_{split}_annotations.json`, in the layout of VQA v2."""
     asked, answered = [], []
     for scene in scenes:
-        if scene.split != split:
-            continue
         for k, question in enumerate(questions(scene, seed, QUESTIONS)):
             ids = {"image_id": scene.image_id, "question_id": scene.image_id * _ROOM + k}
             asked.append(ids | {"question": question.text})
@@ -255,3 +272,12 @@ def _annotation(scene: Scene, position: int, shape: str, box: tuple[float, ...])
         "area": width * height,
         "iscrowd": 0,
     }
+
+
+_PER_SPLIT: dict[str, Callable[[Path, str, list[Scene], int], int]] = {
+    "questions": _write_questions,
+    "hypotheses": write_hypotheses,
+    "statements": write_statements,
+    "choices": write_choices,
+}
+"""Of each kind that has files of its own for each split, what writes those of one and counts what it wrote."""

@@ -55,7 +55,7 @@ class NLVR2(Task):
     """Whether a sentence is true of two images.
 
     From the public files `train.json`, `dev.json`, `test1.json`, ... (a JSON record a line) or text databases
-    `nlvr2_<split>.db`. Option:
+    `nlvr2_<split>.db`. Pictures are named after their pair, or by what `left_url` and `right_url` end in. Option:
 
         form: how the two images are compared (`UniterConfig.pair_form`); "paired-attn" as published.
     """
@@ -103,7 +103,7 @@ class NLVR2(Task):
         return found
 
     @staticmethod
-    def _public(path: Path, name_of: Callable[[str], str]) -> Iterator[Statement]:
+    def _public(path: Path, name_of: Callable[..., str]) -> Iterator[Statement]:
         for record in json_lines(path):
             identifier, label = field(record, "identifier", path, str), None
             if record.get("label") is not None:
@@ -112,8 +112,11 @@ class NLVR2(Task):
                     raise ValueError(f"{path}: label {record['label']!r:.20} of {identifier} is neither True nor False")
             # All statements about one pair of images share all but the last part of their identifiers.
             pair = identifier.rpartition("-")[0]
-            images = (name_of(f"{pair}-img0.png"), name_of(f"{pair}-img1.png"))
-            yield Statement(identifier, field(record, "sentence", path, str), images, label)
+            left, right = (
+                name_of(f"{pair}-img{side}.png", str(record.get(url) or ""))
+                for side, url in enumerate(("left_url", "right_url"))
+            )
+            yield Statement(identifier, field(record, "sentence", path, str), (left, right), label)
 
     # ------------------------------------------------------------ what the model sees
 
@@ -206,15 +209,18 @@ def _sentence(identifier: str) -> tuple[str, ...]:
     return (*parts[:2], *parts[3:])
 
 
-def image_finder(stored: Names | None) -> Callable[[str], str]:
+def image_finder(stored: Names | None) -> Callable[..., str]:
     """What finds a stored image of NLVR2 by a name like `dev-850-0-img0.png`, whatever its folder, ending and prefix.
 
-    A name that nothing fits comes back as it is.
+    An image that is not there by its name is looked for by the file name that its address ends in, if one is given. A
+    name that nothing fits comes back as it is.
     """
     stems = by_stem(stored)
 
-    def name_of(name: str) -> str:
+    def name_of(name: str, address: str = "") -> str:
         bare = stem(name).removeprefix("nlvr2_")
-        return name if stored is not None and name in stored else stems.get(f"nlvr2_{bare}", stems.get(bare, name))
+        if stored is not None and name in stored:
+            return name
+        return stems.get(f"nlvr2_{bare}") or stems.get(bare) or stems.get(stem(address), name)
 
     return name_of
