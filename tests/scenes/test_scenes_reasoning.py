@@ -315,7 +315,7 @@ def test_hypotheses_are_read_by_their_task(folder, store):
         examples = task.examples(split)
         assert all(example.image in store and f"_{split}_" in example.image for example in examples)
         assert len({example.image for example in examples}) >= pictures - 1  # three things alike leave nothing to say
-        assert len({example.pair_id for example in examples}) == len(examples) <= HYPOTHESES * pictures
+        assert len({example.name for example in examples}) == len(examples) <= HYPOTHESES * pictures
         total += len(examples)
     assert total == numbers(folder)["hypotheses"]
 

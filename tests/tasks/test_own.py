@@ -231,7 +231,7 @@ def test_regions_that_are_fractions_are_refused_for_boxes_in_pixels(tmp_path):
 @pytest.mark.parametrize("name", fixtures.OWN)
 @pytest.mark.parametrize("ending", [".csv", ".jsonl"])
 def test_two_steps_and_a_measurement(name, ending, world, tmp_path):
-    pictures = [f"{picture.name}" for picture in sorted((world.data / "images").iterdir())]
+    pictures = [f"{picture.name}" for picture in sorted((world.data / "images").iterdir()) if picture.suffix != ".json"]
     records, _ = fixtures.own_lines(name)
     path = tmp_path / f"mine{ending}"
     for number, record in enumerate(records):
