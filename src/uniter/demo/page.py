@@ -191,7 +191,7 @@ def table(
         cells = []
         for number, value in enumerate(values):
             others = [other for a, b in compare if b == number and (other := values[a]) is not None]
-            win = ' class="win"' if value is not None and others and value > max(others) else ""
+            win = ' class="win"' if value is not None and others and round(value, 1) > round(max(others), 1) else ""
             cells.append(f"<td{win}>{'–' if value is None else f'{value:.1f}'}</td>")
         body.append(f"<tr><td>{escape(name)}</td>{''.join(cells)}</tr>")
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"

@@ -136,7 +136,8 @@ def curves(out: Path) -> str:
             axis.plot(steps, values, marker="o", markersize=3.5, color=colour, label=label, linewidth=1.6)
         axis.set_title(f"{title}, %", fontsize=10)
         axis.set_ylim(bottom=0)
-        axis.legend(fontsize=8, frameon=False, loc="lower right")
+    # One legend for the three: in them it would lie upon the curves.
+    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower right", ncols=3, fontsize=8, frameon=False)
     for axis in axes:
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
