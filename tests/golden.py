@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from uniter.checkpoints import import_weights, read_state
-from uniter.processing_uniter import UniterProcessor, Vocabulary
+from uniter.processing_uniter import PERSONS, UniterProcessor, Vocabulary
+from uniter.regions.formats import open_regions
+from uniter.regions.source import RegionSource
 
 GOLDEN = Path(os.environ.get("UNITER_GOLDEN", Path(__file__).parents[2] / "shared" / "golden"))
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no golden set at {GOLDEN} (set UNITER_GOLDEN)")
@@ -91,3 +93,40 @@ def load(kind, weights):
     found = import_weights(GOLDEN / "weights" / f"{weights}.pt", GOLDEN / "weights" / "config.json")
     assert type(found.model) is kind and (found.new, found.unused) == ([], [])
     return found.model
+
+
+def vocabulary_of(path: Path) -> Vocabulary:
+    """A vocabulary of the size that a text database was made with, its special pieces where meta.json says."""
+    meta = json.loads((path / "meta.json").read_text())
+    special = {meta[name]: f"[{name}]" for name in ("UNK", "CLS", "SEP", "MASK")} | {
+        0: "[PAD]",
+        meta["v_range"][0]: "!",
+    }
+    return Vocabulary(tuple(special.get(number, f"w{number}") for number in range(meta["v_range"][1])))
+
+
+def text_database(name: str) -> Path:
+    return GOLDEN / "db" / "txt" / name
+
+
+def image_databases(*folders: str) -> RegionSource:
+    """Image databases of the set, read in place."""
+    return open_regions([GOLDEN / "db" / "img" / folder for folder in folders])
+
+
+@cache
+def longest_text() -> int:
+    """The limit, in pieces, that the set's captions were read with."""
+    return json.loads((GOLDEN / "expected_db" / "texts.json").read_text())["txt/itm_coco_train.db"]["max_txt_len"]
+
+
+@cache
+def people() -> tuple[str, ...]:
+    """VCR's words behind the vocabulary; the set has fewer than the 81 of the real one."""
+    words = len(read_state(GOLDEN / "weights" / "vcr.pt")["uniter.embeddings.word_embeddings.weight"])
+    return PERSONS[: words - len(vocabulary_of(text_database("vcr_val.db")))]
+
+
+def sizes_of(regions: RegionSource) -> dict[str, int]:
+    """What a model must be to read these regions."""
+    return {"region_feature_size": regions.feature_size, "num_region_classes": regions.num_classes}

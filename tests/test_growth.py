@@ -2,14 +2,13 @@
 
 import copy
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from fixtures import tiny_config
+from golden import GOLDEN, needs_golden
 from uniter.checkpoints import import_weights, official_state
 from uniter.growth import grow
 from uniter.modeling_uniter import UniterForAnswers, UniterForPreTraining, UniterModel
@@ -160,10 +159,7 @@ def test_a_run_grows_the_model_that_it_starts_from(tmp_path):
         )
 
 
-GOLDEN = Path(os.environ.get("UNITER_GOLDEN", Path(__file__).parents[2] / "shared" / "golden"))
-
-
-@pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no golden set at {GOLDEN} (set UNITER_GOLDEN)")
+@needs_golden
 @torch.no_grad()
 def test_a_grown_model_computes_what_the_published_one_does():
     """Second stage on VCR: a model of two types grown, then given the published weights, against published scores."""

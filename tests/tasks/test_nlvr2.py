@@ -3,15 +3,13 @@ import json
 import numpy as np
 import pytest
 import torch
-from test_text_database import needs_golden, vocabulary_of
 
 import fixtures
-from golden import GOLDEN, Case
+from golden import GOLDEN, Case, image_databases, needs_golden, sizes_of, text_database, vocabulary_of
 from golden import load as golden_model
 from uniter.modeling_uniter import UniterForPairs
-from uniter.processing_uniter import UniterProcessor, Vocabulary
+from uniter.processing_uniter import UniterProcessor
 from uniter.recipe import Training, parse_recipe
-from uniter.regions.formats import open_regions
 from uniter.run import evaluate, finetuning_job, predict
 from uniter.tasks.base import FineTuning, load
 from uniter.tasks.nlvr2 import NLVR2
@@ -168,9 +166,8 @@ def test_from_recipe_to_submission_and_back(tmp_path):
 
 
 def golden_task(**options):
-    path = GOLDEN / "db" / "txt" / "nlvr2_dev.db"
-    images = open_regions(GOLDEN / "db" / "img" / "nlvr2_dev")
-    return load("nlvr2")(path, images, UniterProcessor(vocabulary_of(path)), **options)
+    path = text_database("nlvr2_dev.db")
+    return load("nlvr2")(path, image_databases("nlvr2_dev"), UniterProcessor(vocabulary_of(path)), **options)
 
 
 @needs_golden
@@ -204,7 +201,7 @@ def test_the_published_rows_scores_and_loss(form):
 @needs_golden
 def test_two_steps_and_a_measure_straight_from_the_golden_database(tmp_path):
     task = golden_task()
-    size = {"vocab_size": 211, "region_feature_size": 40, "num_region_classes": 17}
+    size = {"vocab_size": len(task.processor.vocabulary), **sizes_of(task.regions)}
     job = FineTuning(task, UniterForPairs(fixtures.tiny_config(**{**size, **task.config()})), "dev", "dev")
     training = Training(steps=2, tokens=512, device="cpu", validate_every=2, save_every=2, window=64)
     result = train(job, training, tmp_path / "run", progress=False)
@@ -213,10 +210,14 @@ def test_two_steps_and_a_measure_straight_from_the_golden_database(tmp_path):
 
 @needs_golden
 def test_a_database_made_by_the_published_scripts_with_a_statement_without_label():
-    path = GOLDEN / "db" / "real" / "txt" / "nlvr2_dev.db"
-    examples = load("nlvr2")(path).examples("dev")
-    assert [example.label for example in examples] == [False, True, None, True, True]
-    assert examples[2].images == ("nlvr2_dev-52-2-img0.npz", "nlvr2_dev-52-2-img1.npz")
+    expected = json.loads((GOLDEN / "expected_db" / "texts.json").read_text())["real/txt/nlvr2_dev.db"]["entries"]
+    examples = load("nlvr2")(GOLDEN / "db" / "real" / "txt" / "nlvr2_dev.db").examples("dev")
+    assert [example.identifier for example in examples] == list(expected)
+    targets = [entry.get("target") for entry in expected.values()]
+    assert [example.label for example in examples] == [None if t is None else bool(t) for t in targets]
+    assert None in targets and [example.images for example in examples] == [
+        tuple(entry["img_fname"]) for entry in expected.values()
+    ]
 
 
 def test_another_form_than_the_models_is_refused_and_left_out_it_is_the_models(tmp_path):
@@ -233,13 +234,7 @@ def test_another_form_than_the_models_is_refused_and_left_out_it_is_the_models(t
 @torch.no_grad()
 @pytest.mark.parametrize("form", ["paired", "paired_attn", "triplet"])
 def test_every_published_form_is_measured_straight_from_the_published_databases(form):
-    place = GOLDEN / "db" / "txt" / "nlvr2_dev.db"
-    meta = json.loads((place / "meta.json").read_text())
-    pieces = [f"word{number}" for number in range(meta["v_range"][1])]
-    for name, piece in {"CLS": "[CLS]", "SEP": "[SEP]", "MASK": "[MASK]", "UNK": "[UNK]"}.items():
-        pieces[meta[name]] = piece
-    pieces[0] = "[PAD]"
-    task = NLVR2(place, GOLDEN / "db" / "img" / "nlvr2_dev", UniterProcessor(Vocabulary(pieces), 20))
+    task = golden_task()
     examples = task.examples("dev")
     found = task.predict(golden_model(task.model, f"nlvr2_{form}"), examples)
     assert [said["identifier"] for said in found] == [example.identifier for example in examples]

@@ -5,15 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_text_database import needs_golden, vocabulary_of
 
 import fixtures
-from golden import GOLDEN, Case
+from golden import GOLDEN, Case, image_databases, needs_golden, people, sizes_of, text_database, vocabulary_of
 from golden import load as golden_model
 from uniter.modeling_uniter import UniterForChoice, UniterForPreTraining
 from uniter.processing_uniter import PERSONS, SPECIAL_PIECES, UniterProcessor, Vocabulary
 from uniter.recipe import Training, parse_recipe, with_parity
-from uniter.regions.formats import open_regions
 from uniter.run import evaluate, finetuning_job, predict, pretraining_job
 from uniter.tasks.base import FineTuning, load
 from uniter.tasks.vcr import HEADER, VCR
@@ -558,9 +556,8 @@ def test_random_words_are_never_people(tmp_path):
 
 
 def golden_task(**options):
-    path = GOLDEN / "db" / "txt" / "vcr_val.db"
-    images = open_regions([GOLDEN / "db" / "img" / "vcr_gt_val", GOLDEN / "db" / "img" / "vcr_val"])
-    words = vocabulary_of(path).with_words(PERSONS[:5])
+    path, images = text_database("vcr_val.db"), image_databases("vcr_gt_val", "vcr_val")
+    words = vocabulary_of(path).with_words(people())
     return load("vcr")(path, images, UniterProcessor(words, 220), **options)
 
 
@@ -624,9 +621,10 @@ def test_the_published_stories_of_the_second_stage(tmp_path):
 @needs_golden
 def test_two_steps_and_a_measure_straight_from_the_golden_database(tmp_path):
     task = golden_task()
-    config = fixtures.tiny_config(**{"region_feature_size": 40, "num_region_classes": 17, **task.config()})
+    config = fixtures.tiny_config(**{**sizes_of(task.regions), **task.config()})
     job = FineTuning(task, UniterForChoice(config), "val", "val")
-    assert len(job.examples) == 10 and config.vocab_size == 216
+    assert len(job.examples) == 2 * len(task.examples("val"))
+    assert config.vocab_size == len(vocabulary_of(task.data)) + len(people())
     training = Training(steps=2, tokens=512, device="cpu", validate_every=2, save_every=2, window=64)
     result = train(job, training, tmp_path / "run", progress=False)
     assert result.finished and result.history[-1].keys() >= {"Q->A", "QA->R", "Q->AR"}
@@ -639,6 +637,8 @@ def test_two_steps_of_the_second_stage_straight_from_the_golden_database(tmp_pat
     UniterProcessor(vocabulary_of(path)).save_pretrained(tmp_path / "vocabulary")
     recipe = second_stage(tmp_path, path, store, tmp_path / "vocabulary", split="val")
     job = pretraining_job(recipe)
-    assert len(job.sources[0].texts) == 5 and isinstance(job.model, UniterForPreTraining)
+    assert len(job.sources[0].texts) == len(golden_task().examples("val")) and isinstance(
+        job.model, UniterForPreTraining
+    )
     result = train(job, recipe.train, tmp_path / "run", progress=False)
     assert result.finished and np.isfinite(result.history[-1]["mlm_loss"])
