@@ -16,11 +16,11 @@ import torch
 
 from uniter.demo import Sizes, finetuning_recipe
 from uniter.demo.report import ROWS
+from uniter.files import write_json
 from uniter.pipeline import SHIPPED
 from uniter.regions.extract import extract
 from uniter.run import evaluate, run
 from uniter.scenes.write import make
-from uniter.tasks.base import write_json
 
 STARTS = {"scratch": "from scratch", "shipped": "pre-trained"}
 SPLITS = {"test": "held-out pictures", "novel": "new pairs"}

@@ -26,7 +26,7 @@ from uniter.processing_uniter import TEXT_TYPE, Encoded, Tokens, UniterProcessor
 from uniter.regions import Regions
 from uniter.regions.formats import open_regions
 from uniter.regions.source import RegionSource
-from uniter.tasks.base import name_finder
+from uniter.tasks.reading import name_finder
 from uniter.tasks.retrieval import open_captions, read_captions
 from uniter.tasks.text_database import TextDatabase
 from uniter.tasks.vcr import VCR

@@ -16,7 +16,8 @@ from uniter.processing_uniter import UniterProcessor, Vocabulary
 from uniter.recipe import FinetuneRecipe, ModelSettings, PretrainRecipe, Recipe, read_yaml, to_yaml, with_parity
 from uniter.regions.formats import open_regions
 from uniter.regions.source import RegionSource
-from uniter.tasks.base import FineTuning, Task, load
+from uniter.tasks.base import Task, load
+from uniter.tasks.finetuning import FineTuning
 from uniter.tasks.retrieval import ids_beside
 from uniter.tasks.vcr import VCR, vcr_config
 from uniter.training.loop import Result, train

@@ -10,7 +10,8 @@ import torch
 
 import fixtures
 from uniter.regions.store import Store
-from uniter.tasks.base import FineTuning, load, names
+from uniter.tasks.base import load, names
+from uniter.tasks.finetuning import FineTuning
 from uniter.tasks.retrieval import Retrieval
 
 TASKS = names()

@@ -8,18 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fixtures
+from uniter.files import read_json
 from uniter.tasks import base
-from uniter.tasks.base import (
-    FineTuning,
-    Task,
-    images_by_id,
-    interval,
-    load,
-    name_finder,
-    names,
-    read_json,
-    trailing_number,
-)
+from uniter.tasks.base import Task, load, names
+from uniter.tasks.finetuning import FineTuning
+from uniter.tasks.intervals import interval
+from uniter.tasks.reading import images_by_id, name_finder, trailing_number
 from uniter.tasks.vqa import VQA
 
 

@@ -11,8 +11,9 @@ import torch
 
 import fixtures
 from uniter.modeling_uniter import UniterForAnswers
-from uniter.tasks.base import FineTuning, load
+from uniter.tasks.base import load
 from uniter.tasks.classification import Labelled
+from uniter.tasks.finetuning import FineTuning
 from uniter.tasks.nlvr import NLVR
 
 DATA = Path(os.environ.get("UNITER_DATA", Path(__file__).parents[3] / "shared" / "data")) / "nlvr"

@@ -11,7 +11,8 @@ from uniter.modeling_uniter import UniterForPairs
 from uniter.processing_uniter import UniterProcessor
 from uniter.recipe import Training, parse_recipe
 from uniter.run import evaluate, finetuning_job, predict
-from uniter.tasks.base import FineTuning, load
+from uniter.tasks.base import load
+from uniter.tasks.finetuning import FineTuning
 from uniter.tasks.nlvr2 import NLVR2
 from uniter.training.loop import train
 

@@ -20,7 +20,8 @@ from uniter.processing_uniter import UniterProcessor
 from uniter.recipe import Training, parse_recipe
 from uniter.regions import Regions
 from uniter.run import pretraining_job
-from uniter.tasks.base import FineTuning, load
+from uniter.tasks.base import load
+from uniter.tasks.finetuning import FineTuning
 from uniter.tasks.text_database import TextDatabase, open_split
 from uniter.training.loop import train
 

@@ -13,7 +13,8 @@ from uniter.modeling_uniter import UniterForChoice, UniterForPreTraining
 from uniter.processing_uniter import PERSONS, SPECIAL_PIECES, UniterProcessor, Vocabulary
 from uniter.recipe import Training, parse_recipe, with_parity
 from uniter.run import evaluate, finetuning_job, predict, pretraining_job
-from uniter.tasks.base import FineTuning, load
+from uniter.tasks.base import load
+from uniter.tasks.finetuning import FineTuning
 from uniter.tasks.vcr import HEADER, VCR
 from uniter.training.loop import train
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import fixtures
 from uniter.modeling_uniter import UniterForAnswers
-from uniter.tasks.base import trailing_number
+from uniter.tasks.reading import trailing_number
 from uniter.tasks.vqa import CONTRACTIONS, VQA, Question, normalise, soft_accuracy
 
 

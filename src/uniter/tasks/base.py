@@ -1,14 +1,10 @@
-"""What a benchmark is: examples -> pairs -> target -> decode -> score, write. And fine-tuning on one, as a job."""
+"""What a benchmark is: examples -> pairs -> target -> decode -> score, write; and where it is found."""
 
-import csv
 import difflib
-import json
 import logging
-import math
 import pkgutil
-import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -19,7 +15,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from uniter import draws
 from uniter.files import read_json, write_json
 from uniter.modeling_uniter import UniterPreTrainedModel
 from uniter.processing_uniter import (
@@ -34,8 +29,8 @@ from uniter.processing_uniter import (
     ready_made_pieces,
 )
 from uniter.regions import Regions, concatenate
-from uniter.regions.formats import open_regions
 from uniter.regions.source import RegionSource
+from uniter.tasks.reading import Names, opened
 from uniter.training.batching import evaluation_batches, in_order
 
 log = logging.getLogger(__name__)
@@ -43,7 +38,6 @@ log = logging.getLogger(__name__)
 Batch = dict[str, Tensor]
 Precision = Literal["float32", "bfloat16"]
 Predictions = Sequence[Any] | np.ndarray  # one an example
-Names = RegionSource | Mapping[str, Regions]  # what knows which images there are
 Image = str | tuple[str, ...]  # a name; of several, whose regions become one, all names
 
 
@@ -382,75 +376,6 @@ def measuring(model: torch.nn.Module, precision: Precision = "float32") -> Itera
         model.train(was_training)
 
 
-class FineTuning:
-    """Fine-tuning on a task, as a job for the loop.
-
-    Args:
-        task: with regions and a processor.
-        model: with the task's head.
-        train_split: to learn from; several joined by "+" ("train+restval").
-        validation_split: to measure on; None: nothing is measured.
-        validation_examples: measure on so many of them at most, always the same ones; None: on all.
-        tokens: budget of a batch when measuring.
-        precision: when measuring.
-        measured: the task to measure on; the same one if left out (published expressions learn from annotated boxes
-            and are measured on detected ones).
-
-    Raises:
-        ValueError: a split is empty, the task has no processor, or an image has no regions.
-    """
-
-    def __init__(
-        self,
-        task: Task,
-        model: UniterPreTrainedModel,
-        train_split: str = "train",
-        validation_split: str | None = "val",
-        validation_examples: int | None = None,
-        tokens: int = 8192,
-        precision: Precision = "float32",
-        measured: Task | None = None,
-    ):
-        if task.processor is None:
-            raise ValueError(f"fine-tuning on {task.name} needs a processor: give the task one")
-        self.task, self.measured, self.model, self.monitor = task, measured or task, model, task.monitor
-        self.tokens, self.precision = tokens, precision
-        self.mixture = {task.name: 1.0}
-        task.fit_into(model)
-        self.examples = [example for split in train_split.split("+") for example in task.training_examples(split)]
-        if not self.examples:
-            raise ValueError(f"{task.data}: split {train_split!r} of {task.name} has no examples")
-        self.validation = self.measured.examples(validation_split) if validation_split else []
-        if validation_examples is not None and len(self.validation) > validation_examples:
-            order = draws.permutation(task.seed, "validation", len(self.validation))
-            self.validation = [self.validation[i] for i in sorted(order[:validation_examples])]
-
-    def lengths(self, stream: str) -> np.ndarray:
-        """(examples,) tokens of each training example."""
-        return self.task.lengths(self.examples)
-
-    def prepare(self, stream: str, indices: np.ndarray, epoch: int) -> Batch:
-        """The batch of these training examples."""
-        return self.task.training_batch(self.examples, indices, epoch)
-
-    def loss(self, stream: str, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The task's loss."""
-        return self.task.step(self.model, batch), {}
-
-    def validate(self) -> dict[str, float]:
-        """The task's numbers on the validation examples."""
-        if not self.validation:
-            return {}
-        return self.measured.evaluate(self.model, self.validation, tokens=self.tokens, precision=self.precision)
-
-    def save(self, folder: str | Path) -> None:
-        """Model, vocabulary and the task's name."""
-        assert self.task.processor is not None
-        self.model.save_pretrained(folder)
-        self.task.processor.save_pretrained(folder)
-        write_json(Path(folder) / "task.json", {"task": self.task.name, "options": self.task.settings})
-
-
 def check_kind(task: str, option: str, value: Any, usual: Any) -> None:
     """Refuse an option's value that is of another kind than the one it has if left out (None: anything goes)."""
     number = isinstance(usual, int | float) and not isinstance(usual, bool)
@@ -497,193 +422,3 @@ def _task_in(path: str) -> type[Task] | None:
         if ours and "name" in vars(value):
             return value
     return None
-
-
-# ---------------------------------------------------------------- files and numbers
-
-
-def opened(regions: Names | str | Path | list[Path] | None) -> Names | None:
-    """Regions given by path, or by several, opened; others as they are."""
-    return open_regions(regions) if isinstance(regions, str | Path | list) else regions
-
-
-def field(record: Any, key: str, place: Path | str, kind: type | tuple[type, ...] = object) -> Any:
-    """`record[key]`, a `kind`, or an error that names the place, the key and the record.
-
-    Raises:
-        ValueError: the record is no mapping, has no such key, or its value is of another kind.
-    """
-    there = isinstance(record, Mapping) and key in record
-    if there and isinstance(record[key], kind):
-        return record[key]
-    raise ValueError(
-        f"{place}: a record has {'an odd' if there else 'no'} {key!r}: {record!r:.80}; is this the benchmark's format? "
-        "download or write it again"
-    )
-
-
-def corners(box: Any, place: Path | str) -> tuple[float, float, float, float]:
-    """A file's box x y w h as x1 y1 x2 y2, pixels.
-
-    Raises:
-        ValueError: this is no list of four finite numbers.
-    """
-    number = lambda value: isinstance(value, int | float) and math.isfinite(value)
-    if not (isinstance(box, list | tuple) and len(box) == 4 and all(map(number, box))):
-        raise ValueError(f"{place}: not a box of four numbers x y w h: {box!r:.80}; download or write it again")
-    x, y, w, h = box
-    return (x, y, x + w, y + h)
-
-
-def json_lines(path: Path) -> Iterator[Any]:
-    """The records of a file with one JSON value a line.
-
-    Raises:
-        ValueError: not JSON lines; names the line.
-    """
-    return (record for _, record in numbered_json_lines(path))
-
-
-def numbered_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """`json_lines`, each with the number of its line."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # some editors put a mark before the first line
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not JSON lines ({error}); download or write it again") from None
-    for number, line in enumerate(text.split("\n"), 1):  # JSON strings may hold other line ends as they are
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: not JSON ({error}); download or write it again") from None
-        yield number, record
-
-
-def read_csv(path: Path) -> list[list[str]]:
-    """The rows of a CSV file.
-
-    Raises:
-        ValueError: missing, or no text.
-    """
-    try:
-        return list(csv.reader(path.read_text(encoding="utf-8").splitlines()))
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file; give one that was written by `uniter predict`") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: not CSV ({error}); write it again") from None
-
-
-def interval(
-    values: Sequence[float] | np.ndarray,
-    seed: int = 0,
-    resamples: int = 1000,
-    sizes: Sequence[int] | np.ndarray | None = None,
-) -> tuple[float, float]:
-    """The bootstrap 95% interval of the mean of `values`.
-
-    Values are drawn by how often each occurs: the same distribution as one by one, and quick where few differ.
-
-    Args:
-        values: of what is drawn independently: single things, or sums over groups of things that belong together.
-        seed: of the draws.
-        resamples: how often all are drawn anew.
-        sizes: how many things each group sums up; None: 1 each.
-    """
-    sums = np.asarray(values, dtype=np.float64)
-    groups = np.stack([sums, np.ones_like(sums) if sizes is None else np.asarray(sizes, dtype=np.float64)], 1)
-    distinct, counts = np.unique(groups, axis=0, return_counts=True)
-    total = counts.sum()
-    drawn = draws.generator(seed, "bootstrap").multinomial(total, counts / total, size=resamples)
-    low, high = np.percentile(drawn @ distinct[:, 0] / (drawn @ distinct[:, 1]), [2.5, 97.5])
-    return float(low), float(high)
-
-
-def with_interval(
-    name: str, values: Sequence[float] | np.ndarray, sizes: Sequence[int] | np.ndarray | None = None
-) -> dict[str, float]:
-    """Mean of `values` (in percent already) and its 95% interval, as `name`, `name_low`, `name_high`.
-
-    Args:
-        name: of the number.
-        values: as in `interval`.
-        sizes: as in `interval`.
-    """
-    if not len(values):
-        return {name: float("nan")}
-    low, high = interval(values, sizes=sizes)
-    mean = np.mean(values) if sizes is None else np.sum(values) / np.sum(sizes)
-    return {name: float(mean), f"{name}_low": low, f"{name}_high": high}
-
-
-IMAGE_ENDING = re.compile(r"\.(npz|jpe?g|png|webp)$", re.IGNORECASE)
-
-
-def trailing_number(name: str) -> int | None:
-    """The image id at the end of a file name: COCO_val2014_000000000042.jpg -> 42."""
-    found = re.search(r"(\d+)$", Path(name).stem)
-    return int(found[1]) if found else None
-
-
-def images_by_id(names: Names, subset: str = "") -> dict[int, str]:
-    """Image id -> name, by the number at the names' end; of two with the same one, that which holds `subset` wins."""
-    found: dict[int, str] = {}
-    for name in names:
-        number = trailing_number(name)
-        if number is not None and (number not in found or (subset and subset in name and subset not in found[number])):
-            found[number] = name
-    return found
-
-
-def by_stem(stored: Names | None) -> dict[str, str]:
-    """Stored images by what they are called without folder and ending; None: there are none."""
-    found: dict[str, str] = {}
-    for name in stored or ():
-        found.setdefault(stem(name), name)
-    return found
-
-
-def stem(name: str) -> str:
-    """An image's name without folder and ending; other dots stay (VCR's names have some)."""
-    return IMAGE_ENDING.sub("", name.rsplit("/", 1)[-1])
-
-
-def name_finder(stored: Names | None) -> Callable[..., str]:
-    """What finds a stored image by its file name, or by that behind its folder, or by the number at its end.
-
-    By number only if what stands before it is the same but for capitals, or one of both is a bare number: image 42 of
-    COCO is none of Visual Genome.
-
-    Args:
-        stored: what knows the images there are; None: file names are taken as they are.
-
-    Returns:
-        A function of the file name and, if there is one, the folder; a name that nothing fits comes back as it is.
-    """
-    if stored is None:
-        return lambda filename, folder="": filename
-    found: dict[tuple[str | None, int], str] = {}  # what stands before the number (None: whatever), the number
-
-    def name_of(filename: str, folder: str = "") -> str:
-        for name in (filename, f"{folder}/{filename}"):
-            if name in stored:
-                return name
-        if not found:
-            for name in stored:
-                if (numbered := _before_and_number(name)) is not None:
-                    found.setdefault(numbered, name)
-                    found.setdefault((None, numbered[1]), name)
-        asked = _before_and_number(filename)
-        if asked is None:
-            return filename
-        before, number = asked
-        keys = [(before, number), ("", number), *([] if before else [(None, number)])]
-        return next((found[key] for key in keys if key in found), filename)
-
-    return name_of
-
-
-def _before_and_number(name: str) -> tuple[str, int] | None:
-    """COCO_val2014_000000000042.jpg -> ("coco_val2014_", 42)."""
-    number = trailing_number(name)
-    return None if number is None else (Path(name).stem.lower().rstrip("0123456789"), number)

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from uniter.modeling_uniter import UniterForAnswers, UniterPreTrainedModel
 from uniter.processing_uniter import Text
-from uniter.tasks.base import Batch, Image, Predictions, Task, field, with_interval
+from uniter.tasks.base import Batch, Image, Predictions, Task
+from uniter.tasks.intervals import with_interval
+from uniter.tasks.reading import field
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,10 @@ import numpy as np
 
 from uniter import draws
 from uniter.files import write_text
-from uniter.tasks.base import Batch, Predictions, by_stem, field, json_lines, read_csv, stem, with_interval
+from uniter.tasks.base import Batch, Predictions
 from uniter.tasks.classification import Classification, Labelled
+from uniter.tasks.intervals import with_interval
+from uniter.tasks.reading import by_stem, field, json_lines, read_csv, stem
 
 LABELS = ("false", "true")
 ORDERS = 6  # of the three boxes; there is a picture of each

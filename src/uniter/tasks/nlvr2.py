@@ -14,19 +14,9 @@ from uniter.configuration_uniter import PAIR_FORMS
 from uniter.files import write_text
 from uniter.modeling_uniter import UniterForPairs, UniterPreTrainedModel
 from uniter.processing_uniter import REGION_TYPE, Text
-from uniter.tasks.base import (
-    Batch,
-    Image,
-    Names,
-    Predictions,
-    Task,
-    by_stem,
-    field,
-    json_lines,
-    read_csv,
-    stem,
-    with_interval,
-)
+from uniter.tasks.base import Batch, Image, Predictions, Task
+from uniter.tasks.intervals import with_interval
+from uniter.tasks.reading import Names, by_stem, field, json_lines, read_csv, stem
 from uniter.tasks.text_database import open_split
 
 LEFT, RIGHT = REGION_TYPE, REGION_TYPE + 1  # segment types of the two images' regions

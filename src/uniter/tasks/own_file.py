@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from uniter.tasks.base import IMAGE_ENDING, Names, Task, numbered_json_lines, stem
+from uniter.tasks.base import Task
+from uniter.tasks.reading import IMAGE_ENDING, Names, numbered_json_lines, stem
 
 TASK_OF = {"label": "own_labels", "answer": "own_answers", "box": "own_boxes"}  # column -> the task that learns it
 COLUMNS = ("image", "text", *TASK_OF, "split")

@@ -16,16 +16,9 @@ from uniter.files import read_json
 from uniter.modeling_uniter import UniterForGrounding
 from uniter.processing_uniter import Text
 from uniter.regions.regions import Regions, StoredRegions
-from uniter.tasks.base import (
-    Batch,
-    Image,
-    Predictions,
-    Task,
-    corners,
-    field,
-    trailing_number,
-    with_interval,
-)
+from uniter.tasks.base import Batch, Image, Predictions, Task
+from uniter.tasks.intervals import with_interval
+from uniter.tasks.reading import corners, field, trailing_number
 from uniter.tasks.text_database import TextDatabase, open_split
 
 Box = tuple[float, float, float, float]  # x1 y1 x2 y2, pixels

@@ -16,17 +16,9 @@ from uniter import draws
 from uniter.files import read_json, replacing, write_json
 from uniter.modeling_uniter import UniterForMatching, UniterPreTrainedModel
 from uniter.processing_uniter import Pair, Text, Vocabulary
-from uniter.tasks.base import (
-    Batch,
-    Names,
-    Precision,
-    Predictions,
-    Task,
-    field,
-    measuring,
-    name_finder,
-    with_interval,
-)
+from uniter.tasks.base import Batch, Precision, Predictions, Task, measuring
+from uniter.tasks.intervals import with_interval
+from uniter.tasks.reading import Names, field, name_finder
 from uniter.tasks.text_database import TextDatabase, open_split
 
 IMAGE_SIDE = ("regions", "locations", "region_mask", "region_types")  # keys of a batch that no text has a part in

@@ -6,8 +6,9 @@ from types import MappingProxyType
 from typing import Any
 
 from uniter.files import read_json, write_json
-from uniter.tasks.base import Predictions, field, json_lines, name_finder
+from uniter.tasks.base import Predictions
 from uniter.tasks.classification import Classification, Labelled
+from uniter.tasks.reading import field, json_lines, name_finder
 from uniter.tasks.text_database import open_split
 
 LABELS = ("contradiction", "entailment", "neutral")  # published numbers 0, 1, 2

@@ -12,7 +12,7 @@ from typing import Any
 from uniter.databases import needs, open_database
 from uniter.files import read_json
 from uniter.processing_uniter import Vocabulary
-from uniter.tasks.base import field
+from uniter.tasks.reading import field
 
 log = logging.getLogger(__name__)
 

@@ -24,20 +24,9 @@ from uniter.processing_uniter import (
     ready_made,
 )
 from uniter.regions.source import RegionSource
-from uniter.tasks.base import (
-    Batch,
-    Image,
-    Names,
-    Predictions,
-    Task,
-    by_stem,
-    field,
-    json_lines,
-    opened,
-    read_csv,
-    stem,
-    with_interval,
-)
+from uniter.tasks.base import Batch, Image, Predictions, Task
+from uniter.tasks.intervals import with_interval
+from uniter.tasks.reading import Names, by_stem, field, json_lines, opened, read_csv, stem
 from uniter.tasks.text_database import AGAIN, TextDatabase, open_split
 
 CHOICES = 4

@@ -17,7 +17,9 @@ from torch import Tensor
 from uniter.files import read_json
 from uniter.modeling_uniter import UniterForAnswers, UniterPreTrainedModel
 from uniter.processing_uniter import Text
-from uniter.tasks.base import Batch, Predictions, Task, field, images_by_id, name_finder, with_interval
+from uniter.tasks.base import Batch, Predictions, Task
+from uniter.tasks.intervals import with_interval
+from uniter.tasks.reading import field, images_by_id, name_finder
 from uniter.tasks.text_database import TextDatabase, open_split
 
 log = logging.getLogger(__name__)
