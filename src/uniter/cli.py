@@ -24,7 +24,9 @@ scenes_app = typer.Typer(
     help="The embedded world: pictures and sentences that the package draws itself.", no_args_is_help=True
 )
 recipes_app = typer.Typer(help="Recipes that ship with the package.", no_args_is_help=True)
+bench_app = typer.Typer(help="Rows of the paper's tables, measured here.", no_args_is_help=True)
 app.add_typer(scenes_app, name="scenes")
+app.add_typer(bench_app, name="bench")
 app.add_typer(recipes_app, name="recipes")
 
 Out = Annotated[
@@ -103,6 +105,34 @@ def import_regions(
     from uniter.regions.importing import import_regions as run_import
 
     print(run_import(source, out, detector, conf_threshold, max_regions, min_regions, full, progress=not quiet))
+
+
+@bench_app.command("scenes")
+def bench_scenes(
+    out: Out,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from 0.")] = 1,
+    task: Annotated[list[str] | None, typer.Option("--task", help="Only this task; may be repeated.")] = None,
+    updates: Annotated[
+        int | None, typer.Option(min=1, help="Updates of fine-tuning on every task; by task if left out.")
+    ] = None,
+    pretraining: Annotated[
+        int, typer.Option(min=0, help="Updates of a pre-training on each seed's own pictures; 0: the one that ships.")
+    ] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Fine-tune on every task of the drawn world, from scratch and pre-trained; print the table (hours on a CPU)."""
+    from dataclasses import replace
+
+    from uniter.bench import TASKS, Budget, scenes, table
+    from uniter.files import write_text
+
+    budget = Budget(pretraining=pretraining)
+    if updates is not None:
+        budget = replace(budget, updates=dict.fromkeys(TASKS, updates))
+    found = scenes(out, range(seeds), task or TASKS, budget, not quiet)
+    rows = table(found)
+    write_text(out / "table.md", rows + "\n")
+    print(rows)
 
 
 def _train(kind: str, recipe: str, overrides: list[str] | None, out: Path, quiet: bool) -> None:

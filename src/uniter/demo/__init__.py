@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from uniter.bench import fine_tuning
 from uniter.demo.report import Numbers, write_report
 from uniter.files import write_json
 from uniter.pipeline import SHIPPED
@@ -16,7 +17,6 @@ from uniter.run import evaluate, run
 from uniter.scenes.write import make
 
 TASKS = ("vqa", "refcoco", "retrieval")
-RATES = {"vqa": "5.0e-4", "refcoco": "1.0e-3", "retrieval": "3.0e-4"}
 STARTS = ("scratch", "pretrained", "shipped")
 SPLITS = ("test", "novel")
 
@@ -76,22 +76,8 @@ def finetuning_recipe(out: Path, sizes: Sizes, seed: int, task: str, start: str)
         "pretrained": f"{{from: {_quoted(out / 'runs' / 'pretrain' / 'last')}}}",
         "shipped": "{from: shipped}",
     }[start]
-    steps = getattr(sizes, task)
-    options = "{captions_per_image: 1, max_images: 30}" if task == "retrieval" else "{validation_examples: 150}"
-    return parse_recipe(
-        f"""
-kind: finetune
-task: {task}
-model: {model}
-vocabulary: scenes
-data: {_quoted(out / "world")}
-regions: {_quoted(out / "regions")}
-options: {options}
-train: {{seed: {seed}, steps: {steps}, tokens: {2 * sizes.tokens}, learning_rate: {RATES[task]},
-  dropout: 0.0, precision: auto, validate_every: {max(1, steps // 3)}, save_every: 250}}
-""",
-        name="demo",
-    )
+    options = {"captions_per_image": 1, "max_images": 30} if task == "retrieval" else {"validation_examples": 150}
+    return fine_tuning(out, task, model, getattr(sizes, task), 2 * sizes.tokens, seed, options)
 
 
 def _quoted(path: Path) -> str:
