@@ -14,7 +14,8 @@ import numpy as np
 import torch
 import torchvision
 
-from uniter.regions.detectors import SmallDetector, load_detector
+from uniter.regions.detectors import load_detector
+from uniter.regions.small import SmallDetector
 from uniter.scenes.draw import draw
 from uniter.scenes.world import make_scene, scene_truth
 

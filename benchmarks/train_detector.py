@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from uniter import draws
-from uniter.regions.detectors import SmallDetector, SmallDetectorConfig
+from uniter.regions.small import SmallDetector, SmallDetectorConfig
 from uniter.regions.training import DetectorTraining, calibrate, train_detector
 from uniter.scenes.draw import draw
 from uniter.scenes.shapes import SHAPES

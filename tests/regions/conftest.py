@@ -1,6 +1,7 @@
 import pytest
 
-from uniter.regions.detectors import SmallDetector, load_detector
+from uniter.regions.detectors import load_detector
+from uniter.regions.small import SmallDetector
 
 
 @pytest.fixture(scope="session")

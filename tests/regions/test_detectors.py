@@ -4,7 +4,8 @@ import torch
 from PIL import Image
 from torchvision.ops import box_iou
 
-from uniter.regions.detectors import SHIPPED, Detector, SmallDetectorConfig, load_detector
+from uniter.regions.detectors import SHIPPED, Detector, load_detector
+from uniter.regions.small import SmallDetectorConfig
 from uniter.regions.training import DetectorTraining, train_detector
 from uniter.scenes.draw import draw
 from uniter.scenes.shapes import SHAPES

@@ -8,18 +8,18 @@ from uniter.regions.regions import concatenate as concatenate
 
 if TYPE_CHECKING:
     from uniter.regions.detectors import Detector as Detector
-    from uniter.regions.detectors import SmallDetector as SmallDetector
     from uniter.regions.detectors import load_detector as load_detector
     from uniter.regions.formats import open_regions as open_regions
     from uniter.regions.importing import import_regions as import_regions
     from uniter.regions.pictures import open_picture as open_picture
+    from uniter.regions.small import SmallDetector as SmallDetector
     from uniter.regions.source import RegionSource as RegionSource
     from uniter.regions.store import Store as Store
     from uniter.regions.store import StoreWriter as StoreWriter
 
 _HOME = {
     "Detector": "detectors",
-    "SmallDetector": "detectors",
+    "SmallDetector": "small",
     "load_detector": "detectors",
     "open_picture": "pictures",
     "open_regions": "formats",

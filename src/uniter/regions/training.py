@@ -14,16 +14,9 @@ from torch.nn import functional as F
 
 from uniter import draws
 from uniter.files import replacing
-from uniter.regions.detectors import (
-    SmallDetector,
-    SmallDetectorConfig,
-    SmallNetwork,
-    mend,
-    places,
-    to_pixels,
-    vision_ops,
-)
+from uniter.regions.detectors import vision_ops
 from uniter.regions.pictures import upright_rgb
+from uniter.regions.small import SmallDetector, SmallDetectorConfig, SmallNetwork, mend, places, to_pixels
 
 Targets = dict[str, np.ndarray]
 """`boxes` (N, 4) pixels, `classes` (N,) from 1, and of each attribute (N,) value numbers."""
