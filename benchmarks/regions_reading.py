@@ -25,6 +25,7 @@ import torch
 from tqdm import tqdm
 
 from uniter.regions.importing import import_regions
+from uniter.regions.regions import ByteFeatures
 from uniter.regions.store import Store
 
 FEATURES, CLASSES, BATCH = 2048, 1601, 64
@@ -118,7 +119,7 @@ def read_lmdb(
 
 def read_store(store: Store, batches: list[list[str]], counts: dict[str, int], into: Packed, probs: bool) -> None:
     """Read the same from our store, which is told of each batch some batches ahead."""
-    locations, class_probs = into.locations.numpy(), into.probs.numpy()
+    features, locations, class_probs = into.features.numpy(), into.locations.numpy(), into.probs.numpy()
     for batch in batches[:AHEAD]:
         store.prefetch(batch)
     for number, batch in enumerate(batches):
@@ -128,7 +129,10 @@ def read_store(store: Store, batches: list[list[str]], counts: dict[str, int], i
         for name in batch:
             regions = store[name]
             rows = slice(row, row + len(regions))
-            into.features[rows] = torch.from_numpy(regions.features)
+            if isinstance(regions.kept_features, ByteFeatures):
+                regions.kept_features.write(features[rows])
+            else:
+                into.features[rows] = torch.from_numpy(regions.features)
             regions.fractions(locations[rows])
             if probs:
                 regions.kept_class_probs.write(class_probs[rows])
@@ -188,6 +192,8 @@ def measure(folder: Path, images: int, rounds: int) -> None:
         db.mkdir(parents=True)
         make(db, images)
         import_regions(db, folder / "store", progress=False)
+    if not (folder / "compact").exists():
+        import_regions(db, folder / "compact", progress=False, compact=True)
     counts = json.loads((db / f"nbb_{CHOICE}.json").read_text())
     order = np.random.default_rng(0).permutation(list(counts)).tolist()
     batches = [order[begin : begin + BATCH] for begin in range(0, len(order), BATCH)]
@@ -196,6 +202,7 @@ def measure(folder: Path, images: int, rounds: int) -> None:
         "official LMDB, compressed": (open_lmdb, read_lmdb, db / f"feat_{CHOICE}_compressed"),
         "official LMDB, uncompressed": (open_lmdb, read_lmdb, db / f"feat_{CHOICE}"),
         "our store": (Store, read_store, folder / "store"),
+        "our store, --compact": (Store, read_store, folder / "compact"),
     }
     seconds: dict[tuple, list[float]] = {}
     disk_speeds = []
@@ -254,7 +261,8 @@ def measure(folder: Path, images: int, rounds: int) -> None:
         "soft labels: what a reader would reach that had nothing to do but wait for this disk.",
         "",
         "The store keeps of the soft labels the 32 largest and the rest's mass, and makes whole rows of them when they",
-        "are asked for; the LMDBs hold all. `uniter import-regions --full` keeps all.",
+        "are asked for; the LMDBs hold all. `uniter import-regions --full` keeps all. The compact store rounds each region's",
+        "features to 255 steps of their range; the other keeps them to the bit.",
     ]
     text = "\n".join(lines) + "\n"
     print(text)

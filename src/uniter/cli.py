@@ -99,12 +99,16 @@ def import_regions(
     full: Annotated[
         bool, typer.Option("--full", help="Keep whole class distributions, not the 32 largest and the rest.")
     ] = False,
+    compact: Annotated[
+        bool, typer.Option("--compact", help="Keep features as bytes: half the disk, rounded to 1/255 of their range.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Copy regions of the published code, or of other tools, into a store."""
     from uniter.regions.importing import import_regions as run_import
 
-    print(run_import(source, out, detector, conf_threshold, max_regions, min_regions, full, progress=not quiet))
+    choice = (conf_threshold, max_regions, min_regions)
+    print(run_import(source, out, detector, *choice, full, progress=not quiet, compact=compact))
 
 
 @bench_app.command("scenes")

@@ -24,7 +24,7 @@ from tokenizers.trainers import WordPieceTrainer
 from torch import Tensor
 
 from uniter.regions import Regions
-from uniter.regions.regions import TopProbs
+from uniter.regions.regions import ByteFeatures, TopProbs
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class Encoded:
 
     input_ids: np.ndarray
     text_types: np.ndarray
-    features: np.ndarray
+    features: np.ndarray | ByteFeatures
     locations: np.ndarray
     region_types: np.ndarray
     class_probs: np.ndarray | TopProbs | None = None
@@ -360,7 +360,7 @@ class UniterProcessor:
         return Encoded(
             input_ids=input_ids,
             text_types=np.full(len(input_ids), TEXT_TYPE, dtype=np.int64) if text_types is None else text_types,
-            features=regions.features,
+            features=regions.kept_features,
             locations=regions.fractions(),
             region_types=np.full(len(regions), region_type, dtype=np.int64),
             class_probs=class_probs,
@@ -436,12 +436,12 @@ def _segments(text: Text) -> tuple[Segment, ...]:
     return (Segment(text),)  # pyrefly: ignore[bad-argument-type]  # whatever else it is, `_checked` refuses it
 
 
-def _pad(rows: Sequence[np.ndarray | TopProbs], dtype, value=0) -> Tensor:
+def _pad(rows: Sequence[np.ndarray | TopProbs | ByteFeatures], dtype, value=0) -> Tensor:
     """Arrays of one row each, padded at the end along the first axis to (B, longest, ...)."""
     shape = (len(rows), max(len(row) for row in rows), *rows[0].shape[1:])
     out = np.full(shape, value, dtype=dtype) if value else np.zeros(shape, dtype=dtype)  # zeros cost only what is used
     for slot, row in zip(out, rows, strict=True):
-        if isinstance(row, TopProbs):
+        if isinstance(row, TopProbs | ByteFeatures):
             row.write(slot[: len(row)])
         elif row.dtype == np.float16:  # torch widens halves ten times as fast as NumPy
             torch.from_numpy(slot[: len(row)]).copy_(torch.from_numpy(np.require(row, requirements=["C", "W"])))

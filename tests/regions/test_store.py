@@ -3,8 +3,10 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 
-from uniter.regions.regions import Regions, TopProbs
+from uniter.processing_uniter import UniterProcessor, Vocabulary
+from uniter.regions.regions import ByteFeatures, Regions, StoredRegions, TopProbs
 from uniter.regions.store import Store, StoreWriter, UnknownImageError, _Shard
 
 
@@ -54,6 +56,39 @@ def test_store_without_probabilities_and_scores(tmp_path):
         writer.add("a", Regions(bare.features, bare.boxes, 10, 10))
     read = Store(tmp_path / "s")["a"]
     assert read.class_probs is None and read.scores is None and Store(tmp_path / "s").num_classes == 0
+
+
+def test_a_compact_store_rounds_features_to_bytes(tmp_path):
+    store = fill(tmp_path / "s", range(10), compact=True)
+    for number in range(10):
+        made, read = make(number), store[f"föld/{number}.png"]
+        assert len(read) == len(made) and isinstance(read.kept_features, ByteFeatures)
+        wide = made.features.astype(np.float32)
+        step = np.ptp(wide, axis=1, keepdims=True) / 255
+        assert (np.abs(read.features - wide) <= step * 0.501).all() and not np.array_equal(read.features, wide)
+        assert np.array_equal(pickle.loads(pickle.dumps(read)).features, read.features)
+        assert np.array_equal(read.boxes, made.boxes) and np.array_equal(read.class_probs, made.class_probs)
+    sizes = {entry["file"]: entry["bytes"] for entry in store.index["shards"]}
+    assert (store.path / "shard-00000.safetensors").stat().st_size == sizes["shard-00000.safetensors"]
+    with pytest.raises(ValueError, match="keeps its features as bytes"):
+        StoreWriter(store.path, "d1")
+    with StoreWriter(store.path, "d1", compact=True) as writer:
+        writer.add("more", make(11))
+    assert len(Store(store.path)) == 11
+
+
+def test_a_batch_takes_bytes_as_it_takes_numbers():
+    regions = make(3)
+    kept = ByteFeatures.of(regions.features)
+    stored = StoredRegions(kept, regions.boxes, 100, 50)
+    processor = UniterProcessor(Vocabulary.train(["a red star"], 40))
+    batch, again = (processor("a red star", given) for given in (stored, Regions(kept.whole(), regions.boxes, 100, 50)))
+    assert all(torch.equal(batch[key], again[key]) for key in again)
+
+
+def test_features_that_are_all_alike_survive_rounding():
+    alike = np.full((2, 4), 3.5, np.float16)
+    assert np.array_equal(ByteFeatures.of(alike).whole(), alike.astype(np.float32))
 
 
 @pytest.mark.parametrize("full", [False, True])

@@ -43,11 +43,13 @@ def import_regions(
     full: bool = False,
     progress: bool = True,
     shard_images: int = 512,
+    compact: bool = False,
 ) -> Report:
     """Copy the regions of a foreign file or folder into a store.
 
     Run again after a kill, it does what is missing, and the store comes out as if it had not been killed. Further
-    sources can be imported into the same store. Features become float16, as the store keeps them.
+    sources can be imported into the same store. Features become float16, as the store keeps them,
+    or bytes.
 
     Args:
         source: what `open_regions` reads.
@@ -59,6 +61,7 @@ def import_regions(
         full: keep whole class distributions (float16), not the 32 largest and the rest's mass.
         progress: show a progress bar.
         shard_images: images a shard of the store.
+        compact: keep features as bytes, not as float16, see `uniter.regions.regions.ByteFeatures`.
 
     Raises:
         ValueError: the source is damaged, or `out` is something else; nothing of this run is left in `out` then.
@@ -73,7 +76,7 @@ def import_regions(
         raise ValueError(f"{out} lies in {source}: give a folder outside what is imported")
     told: dict[str, Any] = {"path": str(regions.path.resolve()), "format": regions.format, **choice, "full": full}
     regions[regions.names[0]]  # a mistaken file leaves no store behind
-    writer = StoreWriter(out, detector, None, None, shard_images, full, source=told)
+    writer = StoreWriter(out, detector, None, None, shard_images, full, compact, told)
     before = len(writer)
     todo = [name for name in regions.names if not writer.has(name)]
     try:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from uniter.files import write_bytes, write_json
-from uniter.regions.regions import Regions, StoredRegions, TopProbs
+from uniter.regions.regions import ByteFeatures, Regions, StoredRegions, TopProbs
 from uniter.regions.source import RegionSource
 from uniter.regions.source import UnknownImageError as UnknownImageError
 
@@ -51,6 +51,7 @@ class StoreWriter:
         attribute_names: of each attribute the names of its values, kept for whoever reads the index. Or None.
         shard_images: images a shard.
         full: keep the whole class distribution (float16) even above 64 classes, not the 32 largest and the rest's mass.
+        compact: keep features as bytes (see `ByteFeatures`), not as float16: half the disk and the reading.
         source: where imported regions come from (`path` and settings), kept in the index under `sources`. Or None.
 
     Raises:
@@ -66,6 +67,7 @@ class StoreWriter:
         attribute_names: dict[str, list[str]] | None = None,
         shard_images: int = 512,
         full: bool = False,
+        compact: bool = False,
         source: dict[str, Any] | None = None,
     ) -> None:
         self.path = Path(path)
@@ -73,6 +75,7 @@ class StoreWriter:
             raise ValueError(f"shard_images must be 1 or more, got {shard_images}")
         self.shard_images = shard_images
         self.full = full
+        self.compact = compact
         self._pending: list[tuple[str, Regions]] = []
         self._names: set[str] = set()
         self._closed = False
@@ -87,6 +90,9 @@ class StoreWriter:
                     f"{self.path} holds regions of detector {store.detector!r}, not of {detector!r}: "
                     "write to another folder, or remove this one"
                 )
+            if bool(self.index.get("compact")) != compact:
+                kept = "bytes" if self.index.get("compact") else "float16"
+                raise ValueError(f"{self.path} keeps its features as {kept}: say so again, or write to another folder")
             if class_names is not None and self.index["class_names"] not in (None, list(class_names)):
                 raise ValueError(f"{self.path} was made with other class names: write to another folder")
             self._note(source)
@@ -109,7 +115,7 @@ class StoreWriter:
                 "feature_size": None,
                 "num_classes": None,
                 "shards": [],
-            }
+            } | ({"compact": True} if compact else {})
             self._note(source)
             write_json(self.path / INDEX, self.index, indent=1)
         for left in self.path.glob("*.writing"):  # of a writer that was killed
@@ -205,7 +211,7 @@ class StoreWriter:
         images = [regions for _, regions in self._pending]
         names = [name.encode() for name, _ in self._pending]
         flat = {
-            "features": np.concatenate([r.features.astype(np.float16) for r in images]),
+            **(_bytes(images) if self.compact else _halves(images)),
             "boxes": np.concatenate([r.boxes.astype(np.float32) for r in images]),
             **_locations(images),
             # NaN says "no score", so that images with and without can share a shard
@@ -255,6 +261,19 @@ class StoreWriter:
         if not self._closed:
             self.flush()
             self._closed = True
+
+
+def _halves(images: list[Regions]) -> dict[str, np.ndarray]:
+    return {"features": np.concatenate([r.features.astype(np.float16) for r in images])}
+
+
+def _bytes(images: list[Regions]) -> dict[str, np.ndarray]:
+    rounded = [ByteFeatures.of(r.features) for r in images]
+    return {
+        "features": np.concatenate([r.codes for r in rounded]),
+        "feature_steps": np.concatenate([r.steps for r in rounded]),
+        "feature_lows": np.concatenate([r.lows for r in rounded]),
+    }
 
 
 def _locations(images: list[Regions]) -> dict[str, np.ndarray]:
@@ -312,8 +331,11 @@ class Store(RegionSource):
         shard = self._shard(number)
         begin, end = shard.offsets[row], shard.offsets[row + 1]
         tensors = shard.tensors
+        features = tensors["features"][begin:end]
+        if "feature_steps" in tensors:
+            features = ByteFeatures(features, tensors["feature_steps"][begin:end], tensors["feature_lows"][begin:end])
         return StoredRegions(
-            tensors["features"][begin:end],
+            features,
             tensors["boxes"][begin:end],
             shard.widths[row],
             shard.heights[row],

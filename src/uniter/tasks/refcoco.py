@@ -247,7 +247,7 @@ class RefCOCO(Task):
         x1, y1, _, _, w, h, _ = found.fractions().T  # width and height count, not the right edge (published)
         boxes = np.stack([x1, y1, x1 + w, y1 + h], 1) * np.array([width, height, width, height], np.float32)
         places = found.fractions()[:, :6] if found.locations is None else found.locations
-        return StoredRegions(found.features, boxes, width, height, lambda: found.class_probs, found.scores, places)
+        return StoredRegions(found.kept_features, boxes, width, height, lambda: found.class_probs, found.scores, places)
 
     def on_annotated(self, image: str) -> bool:
         """Whether an image's regions are a text database's annotated boxes, in their order.
