@@ -119,6 +119,7 @@ def model_of(place: Place, name: str = "answers") -> Path:
 ASK = ["ask", "{picture}", "what is it?"]
 EVALUATE = ["evaluate", "vqa", "--data", "{data}", "--regions", "{regions}", "--split", "val"]
 PREDICT = ["predict", *EVALUATE[1:]]
+SCORE = ["score", "vqa", "--data", "{data}", "--split", "val"]
 MODEL = ["--model", "{models}/answers"]
 BAD = {
     # command line
@@ -206,8 +207,14 @@ BAD = {
         [*EVALUATE, "--model", "{models}/grounding"],
         "{models}/grounding has no head for vqa: give a model that was fine-tuned on it",
     ),
-    "no predictions": ([*EVALUATE, "--predictions", "{missing}"], "{missing}: no such file"),
-    "predictions that are none": ([*EVALUATE, "--predictions", "{file}"], "{file}: not JSON"),
+    "no predictions": ([*SCORE, "--predictions", "{missing}"], "{missing}: no such file"),
+    "predictions that are none": ([*SCORE, "--predictions", "{file}"], "{file}: not JSON"),
+    "score nothing": (SCORE, "Missing option '--predictions'; see uniter score --help"),
+    "score without data": (
+        ["score", "vqa", "--data", "{missing}", "--predictions", "{file}"],
+        "{missing}: no such folder",
+    ),
+    "score an unknown split": ([*SCORE, "--split", "tset", "--predictions", "{file}"], "for split 'tset'; it has v2_"),
     "predict over a file": ([*PREDICT, *MODEL, "--out", "{file}"], "{file} exists already: remove it or"),
     "predict over a folder": ([*PREDICT, *MODEL, "--out", "{full}"], "{full} exists already"),
     "predict below a file": ([*PREDICT, *MODEL, "--out", "{file}/out.json"], "{file}"),
@@ -393,8 +400,8 @@ def test_a_store_of_another_detector_is_refused(place, refused):
 def test_malformed_predictions_are_one_line(task, predictions, place, refused):
     path = place.folder / "predictions.json"
     path.write_text(json.dumps(predictions))
-    arguments = [filled(a, place) for a in EVALUATE[2:]]
-    message = refused("evaluate", task, *arguments, "--predictions", path)
+    arguments = [filled(a, place) for a in SCORE[2:]]
+    message = refused("score", task, *arguments, "--predictions", path)
     assert str(path) in message
 
 
@@ -552,8 +559,13 @@ def test_predictions_are_scored_like_the_model_that_made_them(task, model, place
     file = place.folder / "predictions"
     status, out, _ = uniter("predict", *shared, "--model", place.models / model, "--out", file)
     assert status == 0 and out.startswith(f"{file}: ") and file.is_file()
-    status, scored, _ = uniter("evaluate", *shared, "--predictions", file)
-    assert status == 0 and json.loads(scored) == json.loads(measured)
+    score = ["score", task, *(filled(a, place) for a in SCORE[2:]), "--predictions", file]
+    status, scored, _ = uniter(*score)
+    measured, scored = json.loads(measured), json.loads(scored)
+    assert status == 0 and scored == {key: measured[key] for key in scored}
+    assert measured.keys() - scored.keys() == ({"upper_bound"} if task == "refcoco" else set())  # what regions allow
+    status, with_regions, _ = uniter(*score, "--regions", place.regions)
+    assert status == 0 and json.loads(with_regions) == measured
 
 
 def test_as_a_program(place):

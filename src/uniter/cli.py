@@ -199,15 +199,30 @@ def evaluate(
     split: Split = "test",
     model: Model = None,
     option: Option = None,
-    predictions: Annotated[
-        Path | None, typer.Option(help="Score this file of predictions; no model is needed then.")
-    ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Measure a model, or a file of predictions, on a task."""
+    """Measure a model on a task."""
     from uniter.run import evaluate as run_evaluate
 
-    print(json.dumps(run_evaluate(task, data, regions, split, model, option or [], predictions, not quiet), indent=2))
+    print(json.dumps(run_evaluate(task, data, regions, split, model, option or [], not quiet), indent=2))
+
+
+@app.command()
+def score(
+    task: Task,
+    data: Data,
+    predictions: Annotated[Path, typer.Option("--predictions", help="The benchmark's prediction file.")],
+    split: Split = "test",
+    option: Option = None,
+    regions: Annotated[
+        list[Path] | None,
+        typer.Option("--regions", help="The pictures' regions, to learn the best that their boxes allow (refcoco)."),
+    ] = None,
+) -> None:
+    """Score a prediction file, whoever made it; needs neither a model nor regions."""
+    from uniter.run import score as run_score
+
+    print(json.dumps(run_score(task, data, split, predictions, option or [], regions or None), indent=2))
 
 
 @app.command()

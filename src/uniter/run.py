@@ -177,21 +177,49 @@ def evaluate(
     split: str,
     model: str | Path | None = None,
     options: Sequence[str] = (),
-    predictions: str | Path | None = None,
     progress: bool = False,
 ) -> dict[str, float]:
-    """The numbers of a model, or of a file of predictions, on a split of a task."""
-    prepared, examples = _task(task, data, regions, split, model, options, with_model=predictions is None)
-    if predictions is not None:
-        said = prepared.read(predictions)
-        try:
-            return prepared.score(said, examples)
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            raise ValueError(
-                f"{predictions} cannot be scored as predictions of {task} on {split} ({error}): give a file that "
-                f"`uniter predict {task} --split {split}` wrote"
-            ) from error
-    return prepared.evaluate(_model(prepared, model), examples, progress=progress)
+    """The numbers of a model on a split of a task.
+
+    Raises:
+        ValueError: nobody says what is right in this split, among others.
+    """
+    prepared, examples = _task(task, data, regions, split, options, _processor(task, model))
+    prepared.perfect(examples[:1])  # raises where there are no labels: now, not after an hour's work
+    return prepared.evaluate(_model(prepared, model), examples, detailed=True, progress=progress)
+
+
+def score(
+    task: str,
+    data: str | Path,
+    split: str,
+    predictions: str | Path,
+    options: Sequence[str] = (),
+    regions: str | Path | Sequence[Path] | None = None,
+) -> dict[str, float]:
+    """The numbers of a file of predictions, whoever made it, on a split of a task; needs no model.
+
+    Args:
+        task: by name or module path.
+        data: folder of the benchmark's files.
+        split: which split.
+        predictions: the benchmark's prediction file.
+        options: of the task, as key=value.
+        regions: the pictures' regions, where a number needs them (the best that detected boxes allow); None: without.
+
+    Raises:
+        ValueError: the file is missing or foreign, or lacks predictions, or nobody says what is right in this split.
+    """
+    prepared, examples = _task(task, data, regions, split, options)
+    prepared.perfect(examples[:1])  # without labels the file is not to blame
+    said = prepared.read(predictions, examples)
+    try:
+        return prepared.score(said, examples) | prepared.breakdown(said, examples)
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise ValueError(
+            f"{predictions} cannot be scored as predictions of {task} on {split} ({error}): give a file as "
+            f"`uniter predict {task} --split {split}` writes it"
+        ) from error
 
 
 def predict(
@@ -212,7 +240,7 @@ def predict(
     for path in (Path(out), ids_beside(out)):  # retrieval writes both
         if path.exists():
             raise ValueError(f"{path} exists already: remove it or write to another name")
-    prepared, examples = _task(task, data, regions, split, model, options)
+    prepared, examples = _task(task, data, regions, split, options, _processor(task, model))
     Path(out).parent.mkdir(parents=True, exist_ok=True)  # now, not after an hour's work
     found = prepared.predict(_model(prepared, model), examples, progress=progress)
     prepared.write(found, out, examples)
@@ -222,21 +250,23 @@ def predict(
 def _task(
     name: str,
     data: str | Path,
-    regions: str | Path | Sequence[Path],
+    regions: str | Path | Sequence[Path] | None,
     split: str,
-    model: str | Path | None,
     options: Sequence[str],
-    with_model: bool = True,
+    processor: UniterProcessor | None = None,
 ) -> tuple[Task, list]:
-    processor = UniterProcessor.from_pretrained(_folder(name, model)) if with_model else None
     given = {}
     for option in options:
         key, equals, text = option.partition("=")
         if not equals or not key:
             raise ValueError(f"option {option!r}: write key=value")
         given[key] = read_yaml(text, f"option {option!r}")
-    task = load(name)(data, open_regions(regions), processor, **given)
+    task = load(name)(data, None if regions is None else open_regions(regions), processor, **given)
     return task, task.examples(split)
+
+
+def _processor(task: str, model: str | Path | None) -> UniterProcessor:
+    return UniterProcessor.from_pretrained(_folder(task, model))
 
 
 def _folder(task: str, model: str | Path | None) -> Path:

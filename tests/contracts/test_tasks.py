@@ -10,6 +10,7 @@ import torch
 
 import fixtures
 from uniter.regions.store import Store
+from uniter.run import score
 from uniter.tasks.base import load, names
 from uniter.tasks.finetuning import FineTuning
 from uniter.tasks.retrieval import Retrieval
@@ -171,6 +172,34 @@ def test_a_perfect_prediction_scores_100(name, case, task):
         numbers = one.score(one.perfect(examples), examples)
         assert numbers[one.monitor] == pytest.approx(100.0)
         assert not [key for key, value in numbers.items() if not -1e-9 <= value <= 100 + 1e-9]
+
+
+RECALLS = ["mean_recall", *(f"{side}_recall_at_{k}" for side in ("image", "text") for k in (1, 5, 10))]
+HEADLINES = {
+    "vcr": ["Q->A", "QA->R", "Q->AR"],
+    "nlvr2": ["accuracy", "consistency"],
+    "nlvr": ["accuracy", "consistency"],
+    "retrieval": RECALLS,
+    "own_captions": RECALLS,
+}
+
+
+def test_headline_numbers_have_an_interval(name, task):
+    examples = task.examples("val")
+    numbers = task.score(task.predict(fixtures.tiny_model(task), examples), examples)
+    assert task.monitor in HEADLINES.get(name, ["accuracy"])
+    for key in HEADLINES.get(name, ["accuracy"]):
+        assert numbers[f"{key}_low"] - 1e-9 <= numbers[key] <= numbers[f"{key}_high"] + 1e-9
+
+
+def test_a_written_file_is_scored_without_model_and_regions(name, case, task, tmp_path):
+    examples = task.examples("val")
+    found = task.predict(fixtures.tiny_model(task), examples)
+    task.write(found, tmp_path / "predictions", examples)
+    options = [f"{key}={value}" for key, value in case.options.items()]
+    numbers = score(name, case.data, "val", tmp_path / "predictions", options)
+    expected = task.score(found, examples) | task.breakdown(found, examples)
+    assert numbers == {key: value for key, value in expected.items() if key != "upper_bound"}
 
 
 def test_the_written_file_reads_back(task, tmp_path):

@@ -10,7 +10,7 @@ from golden import load as golden_model
 from uniter.modeling_uniter import UniterForPairs
 from uniter.processing_uniter import UniterProcessor
 from uniter.recipe import Training, parse_recipe
-from uniter.run import evaluate, finetuning_job, predict
+from uniter.run import evaluate, finetuning_job, predict, score
 from uniter.tasks.base import load
 from uniter.tasks.finetuning import FineTuning
 from uniter.tasks.nlvr2 import NLVR2
@@ -105,6 +105,7 @@ def test_accuracy_and_consistency_are_those_of_the_official_script(task):
     assert numbers["consistency"] == pytest.approx(100 * np.mean([all(group) for group in groups.values()]))
     assert len(groups) == 40 and 0 < numbers["consistency"] < numbers["accuracy"] < 100
     assert numbers["accuracy_low"] < numbers["accuracy"] < numbers["accuracy_high"]
+    assert numbers["consistency_low"] < numbers["consistency"] < numbers["consistency_high"]
 
 
 def test_a_split_without_labels_is_predicted_and_not_scored(tmp_path):
@@ -159,7 +160,7 @@ def test_from_recipe_to_submission_and_back(tmp_path):
     out = tmp_path / "results.csv"
     # the option is not given again: the model knows its form
     assert predict("nlvr2", data, store, "dev", result.model, [], out) == 6
-    from_file = evaluate("nlvr2", data, store, "dev", predictions=out)
+    from_file = score("nlvr2", data, "dev", out)
     assert from_file == evaluate("nlvr2", data, store, "dev", result.model)
 
 

@@ -12,7 +12,7 @@ import torch
 import fixtures
 from uniter.recipe import parse_recipe, shipped_recipes
 from uniter.regions import Regions
-from uniter.run import evaluate, predict, run
+from uniter.run import evaluate, predict, run, score
 from uniter.tasks.base import load
 
 REGIONS = {f"pictures/{k}.jpg": fixtures.random_regions(k, 4) for k in range(3)}
@@ -252,7 +252,8 @@ def test_two_steps_and_a_measurement(name, ending, world, tmp_path):
     numbers = evaluate(name, path, world.regions, "val", result.model)
     assert result.best == pytest.approx(numbers[load(name).monitor])
     assert predict(name, path, world.regions, "val", result.model, [], tmp_path / "said") == 4
-    assert evaluate(name, path, world.regions, "val", predictions=tmp_path / "said") == pytest.approx(numbers)
+    scored = score(name, path, "val", tmp_path / "said", regions=world.regions)
+    assert scored == pytest.approx(numbers)
 
 
 def test_a_model_learns_ones_own_labels(tmp_path):

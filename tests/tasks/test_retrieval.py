@@ -9,6 +9,7 @@ from safetensors.numpy import load_file
 
 import fixtures
 from uniter.processing_uniter import Pair
+from uniter.run import score
 from uniter.tasks.retrieval import Caption, blocks, hardest, read_captions, recalls
 
 # ---------------------------------------------------------------- reading
@@ -303,3 +304,87 @@ def test_the_matrix_file_may_name_its_rows_and_columns(tmp_path):
     assert ids == {"texts": [e.sentid for e in examples], "images": list(dict.fromkeys(e.image for e in examples))}
     task.write([row.tolist() for row in np.array(task.perfect(examples))], path)  # nested lists will do
     np.testing.assert_array_equal(task.read(path), task.perfect(examples))
+
+
+# ---------------------------------------------------------------- folds and intervals
+
+
+def captions_of(own):
+    """Texts about images 0, 1, ... in an order in which the images first appear in theirs."""
+    return [Caption(f"text {number}", f"{image}.jpg", number, int(image)) for number, image in enumerate(own)]
+
+
+def test_folds_are_measured_apart_and_averaged(tmp_path):
+    rng = np.random.default_rng(3)
+    own = np.repeat(np.arange(23), [3, 1, 2, 2, 2, 4, 1, 3, 2, 2, 1, 1, 2, 2, 2, 3, 1, 2, 2, 2, 1, 1, 1])
+    scores = rng.standard_normal((len(own), 23)).astype(np.float32)
+    scores[np.arange(len(own)), own] += 1
+    folds = []
+    for first in (0, 10):  # the last three images are no whole fold
+        rows = (own >= first) & (own < first + 10)
+        folds.append(recall_by_hand(scores[rows][:, first : first + 10], own[rows] - first))
+    task = fixtures.make_case("retrieval", tmp_path).task(fold=10)
+    found = task.score(scores, captions_of(own))
+    for key, value in recall_by_hand(scores, own).items():
+        assert found[key] == pytest.approx(value)
+        assert found[f"folds_of_10_{key}"] == pytest.approx(np.mean([fold[key] for fold in folds]))
+    assert found["folds_of_10_image_recall_at_1"] > found["image_recall_at_1"]
+    for other in ({"fold": 12}, {"fold": 0}, {}):  # one fold is none; 0 is off; usual are 1,000
+        assert not any(
+            "fold" in key
+            for key in fixtures.make_case("retrieval", tmp_path).task(**other).score(scores, captions_of(own))
+        )
+    with pytest.raises(ValueError, match="option fold of task retrieval must be 0 or more, got -1"):
+        fixtures.make_case("retrieval", tmp_path).task(fold=-1)
+
+
+def test_five_thousand_images_are_five_folds_of_a_thousand(tmp_path):
+    own = np.arange(5000)
+    scores = np.zeros((5000, 5000), dtype=np.float32)
+    scores[own, own] = 1
+    scores[own, (own + 1000) % 5000] = 2  # each text prefers an image of another fold
+    found = fixtures.make_case("retrieval", tmp_path).task().score(scores, captions_of(own))
+    assert (found["image_recall_at_1"], found["folds_of_1000_image_recall_at_1"]) == (0, 100)
+    assert found["image_recall_at_5"] == found["folds_of_1000_mean_recall"] == 100
+
+
+def test_every_recall_has_an_interval_and_texts_of_an_image_are_drawn_together():
+    own = np.repeat(np.arange(200), 5)
+    scores = np.zeros((1000, 200), dtype=np.float32)
+    scores[np.arange(1000), own] = np.where(own % 2, 1, -1)  # all texts of an image are right, or all wrong
+    found = recalls(scores, own)
+    for side in ("image", "text"):
+        for k in (1, 5, 10):
+            low, high = (found[f"{side}_recall_at_{k}_{end}"] for end in ("low", "high"))
+            assert low <= found[f"{side}_recall_at_{k}"] <= high
+    assert found["image_recall_at_1"] == 50
+    # Two standard errors of 200 images, not of 1,000 texts.
+    width = found["image_recall_at_1_high"] - found["image_recall_at_1_low"]
+    assert width == pytest.approx(2 * 1.96 * 50 / 200**0.5, rel=0.15)
+    assert found["mean_recall_low"] < found["mean_recall"] < found["mean_recall_high"]
+
+
+# ---------------------------------------------------------------- score files
+
+
+def test_anybodys_matrix_is_scored_and_one_of_other_texts_refused(tmp_path):
+    case = fixtures.make_case("retrieval", tmp_path / "data")
+    task = case.task()
+    examples = task.examples("val")
+    perfect = task.perfect(examples)
+    np.save(tmp_path / "scores.npy", perfect.astype(np.float64))
+    measured = score("retrieval", tmp_path / "data", "val", tmp_path / "scores.npy")
+    assert measured["mean_recall"] == 100.0
+    task.write(perfect, tmp_path / "scores.safetensors", examples)
+    assert score("retrieval", tmp_path / "data", "val", tmp_path / "scores.safetensors") == measured
+    task.write(perfect[:4], tmp_path / "few.safetensors", examples[:4])
+    with pytest.raises(
+        ValueError, match=r"few\.safetensors\.ids\.json: the scores are of 4 other texts.*the 8 of this"
+    ):
+        score("retrieval", tmp_path / "data", "val", tmp_path / "few.safetensors")
+    np.save(tmp_path / "odd.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match=r"odd\.npy: no score matrix"):
+        score("retrieval", tmp_path / "data", "val", tmp_path / "odd.npy")
+    np.save(tmp_path / "words.npy", np.array([["a"] * 4] * 8))
+    with pytest.raises(ValueError, match=r"words\.npy cannot be scored as predictions of retrieval on val"):
+        score("retrieval", tmp_path / "data", "val", tmp_path / "words.npy")

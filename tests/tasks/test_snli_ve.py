@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import fixtures
+from uniter.run import score
 from uniter.tasks.classification import Labelled
 from uniter.tasks.snli_ve import LABELS, SNLIVE
 
@@ -81,6 +82,20 @@ def test_a_models_own_order_of_labels_is_kept_and_other_labels_refused(tmp_path)
     for other in ({"num_labels": 4}, {"num_labels": 3, "id2label": {0: "yes", 1: "no", 2: "perhaps"}}):
         with pytest.raises(ValueError, match="fine-tuned on snli_ve"):
             task.predict(task.model(fixtures.tiny_config(**other)), examples)
+
+
+def test_a_public_file_without_labels_is_predicted_and_not_scored(tmp_path):
+    case = fixtures.make_case("snli_ve", tmp_path)
+    hidden = [{key: value for key, value in RECORD.items() if key != "gold_label"} | {"Flickr30K_ID": "1000"}]
+    fixtures.write_lines(tmp_path / "snli_ve_test.jsonl", hidden)
+    task = case.task()
+    examples = task.examples("test")
+    assert [example.label for example in examples] == [None]
+    assert len(task.predict(fixtures.tiny_model(task), examples)) == 1
+    (tmp_path / "said.json").write_text('{"1.jpg#0r1e": "neutral"}')
+    with pytest.raises(ValueError, match=r"1\.jpg#0r1e has no label; use a split with labels") as caught:
+        score("snli_ve", tmp_path, "test", tmp_path / "said.json")
+    assert "said.json" not in str(caught.value)  # the predictions are not to blame
 
 
 def test_what_nobody_labelled_can_be_predicted_but_not_scored(tmp_path):

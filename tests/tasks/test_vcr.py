@@ -12,7 +12,7 @@ from golden import load as golden_model
 from uniter.modeling_uniter import UniterForChoice, UniterForPreTraining
 from uniter.processing_uniter import PERSONS, SPECIAL_PIECES, UniterProcessor, Vocabulary
 from uniter.recipe import Training, parse_recipe, with_parity
-from uniter.run import evaluate, finetuning_job, predict, pretraining_job
+from uniter.run import evaluate, finetuning_job, predict, pretraining_job, score
 from uniter.tasks.base import load
 from uniter.tasks.finetuning import FineTuning
 from uniter.tasks.vcr import HEADER, VCR
@@ -294,7 +294,7 @@ def test_parity_brings_the_published_lengths_and_the_text_limit_is_the_tasks(tmp
     assert result.history[-1].keys() >= {"Q->A", "QA->R", "Q->AR"}
     out = tmp_path / "submission.csv"
     assert predict("vcr", case.data, store, "val", result.model, [], out) == 6
-    from_file = evaluate("vcr", case.data, store, "val", predictions=out)
+    from_file = score("vcr", case.data, "val", out)
     assert from_file == pytest.approx(evaluate("vcr", case.data, store, "val", result.model))
 
 

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 import fixtures
 from uniter.modeling_uniter import UniterForAnswers
+from uniter.tasks.finetuning import FineTuning
 from uniter.tasks.reading import trailing_number
 from uniter.tasks.vqa import CONTRACTIONS, VQA, Question, normalise, soft_accuracy
 
@@ -230,3 +232,169 @@ def test_a_model_without_names_needs_the_list_that_it_was_trained_with(tmp_path)
     assert task.answers == ["a", "b", "c"]
     with pytest.raises(ValueError, match="option answers: there is no file"):
         VQA(tmp_path, answers=str(tmp_path / "nope.json"))
+
+
+# ---------------------------------------------------------------- the published splits, from public files
+
+
+def published_splits(folder):
+    """Beside the official files: Karpathy's, where images 200 and 201 of val are test, and Visual Genome's."""
+    case = fixtures.make_case("vqa", folder)  # train images 100..105, val 200..205
+    images = [
+        {"cocoid": number, "filename": fixtures.coco_name("val", number), "filepath": "val2014", "imgid": number}
+        | {"split": "test" if number < 202 else "restval", "sentids": [], "sentences": []}
+        for number in range(200, 206)
+    ]
+    fixtures.write(folder / "dataset_coco.json", {"images": images, "dataset": "coco"})
+    coco = {1: 100, 2: 200, 3: None, 2400000: 203}  # Visual Genome's number -> COCO's
+    about = [
+        {"image_id": number, "url": f"https://cs.stanford.edu/people/rak248/VG_100K/{number}.jpg"}
+        | {"width": 800, "height": 600, "coco_id": other, "flickr_id": None if number == 1 else 5_000_000_000 + number}
+        for number, other in coco.items()
+    ]
+    fixtures.write(folder / "image_data.json", about)
+    asked = [("What colour is the dog?", "Red."), ("Where is it?", "On the mat."), ("Which?", "A green")]
+    qas = [
+        {
+            "id": number,
+            "qas": [
+                {"a_objects": [], "q_objects": [], "image_id": number, "qa_id": 10 * number + k}
+                | {"question": question, "answer": answer}
+                for k, (question, answer) in enumerate(asked)
+            ],
+        }
+        for number in coco
+    ]
+    fixtures.write(folder / "question_answers.json", qas)
+    case.regions.update({"vg_000000000001.npz": fixtures.random_regions(1, 3), "VG_100K_2/2400000.jpg": None})
+    return case
+
+
+def test_val_is_parted_by_karpathys_test_images(tmp_path):
+    task = published_splits(tmp_path).task()
+    numbers = {split: [q.question_id for q in task.examples(split)] for split in ("val", "devval", "trainval")}
+    assert numbers["devval"] == [200_000, 200_001, 201_000, 201_001]
+    assert sorted(numbers["devval"] + numbers["trainval"]) == sorted(numbers["val"]) and len(numbers["trainval"]) == 8
+    assert all(len(q.answers) == 10 for q in task.examples("devval"))
+    (tmp_path / "dataset_coco.json").rename(tmp_path / "other.json")
+    with pytest.raises(ValueError, match=r"dataset_coco\.json: no such file.*devval, trainval, vg.*option `karpathy`"):
+        task.examples("devval")
+    assert [q.question_id for q in vqa(tmp_path, karpathy="other.json").examples("devval")] == numbers["devval"]
+    fixtures.write(tmp_path / "dataset_coco.json", {"images": [{"split": "test", "filename": "1000092795.jpg"}]})
+    with pytest.raises(ValueError, match=r"dataset_coco\.json: image '1000092795\.jpg' is none of COCO"):
+        task.examples("trainval")
+
+
+def test_questions_of_visual_genome_are_those_with_known_answers_that_are_not_about_test_images(tmp_path, caplog):
+    task = published_splits(tmp_path).task()
+    assert set(task.answers) == {"red", "green", "blue"}
+    examples = task.examples("vg")
+    assert [(q.question_id, q.text, q.image) for q in examples] == [
+        (10, "What colour is the dog?", "vg_000000000001.npz"),
+        (12, "Which?", "vg_000000000001.npz"),
+        (24_000_000, "What colour is the dog?", "VG_100K_2/2400000.jpg"),
+        (24_000_002, "Which?", "VG_100K_2/2400000.jpg"),
+    ]
+    target = task.target(examples)
+    assert target.sum(1).tolist() == [1, 1, 1, 1]  # the one answer counts in full
+    assert [task.answers[i] for i in target.argmax(1)] == ["red", "green"] * 2
+    assert (
+        "4 questions; left out: 3 are about test images, 3 are about images that COCO has not, 2 have other answers"
+        in caplog.text
+    )
+    others = vqa(tmp_path, genome_images="all").examples("vg")
+    assert len(others) == 6 and [q.image for q in others if q.question_id // 10 == 3] == ["vg_000000000003.npz"] * 2
+
+
+def test_published_splits_are_learnt_together(tmp_path):
+    case = published_splits(tmp_path)
+    case.regions["VG_100K_2/2400000.jpg"] = fixtures.random_regions(5, 4)
+    task = case.task()
+    job = FineTuning(task, fixtures.tiny_model(task), "train+trainval+vg", "devval")
+    assert (len(job.examples), len(job.validation)) == (12 + 8 + 4, 4)
+    loss, _ = job.loss("vqa", job.prepare("vqa", np.arange(24), 0))
+    assert torch.isfinite(loss)
+
+
+def test_what_is_wrong_with_visual_genomes_files_is_named(tmp_path):
+    task = published_splits(tmp_path).task()
+    images = json.loads((tmp_path / "image_data.json").read_text())
+    for key, value, said in (
+        ("coco_id", "x", "'x' is no number of a picture"),
+        ("coco_id", [], "an odd 'coco_id'"),
+        ("image_id", 9, r"question_answers\.json: image 1 is not in image_data\.json beside it"),
+    ):
+        fixtures.write(tmp_path / "image_data.json", [{**images[0], key: value}, *images[1:]])
+        with pytest.raises(ValueError, match=said):
+            task.examples("vg")
+    fixtures.write(tmp_path / "image_data.json", [{**image, "coco_id": str(image["coco_id"] or 7)} for image in images])
+    assert len(task.examples("vg")) == 6  # some copies have texts for numbers
+    (tmp_path / "image_data.json").unlink()
+    with pytest.raises(ValueError, match=r"image_data\.json: no such file, which says what Visual Genome's images are"):
+        task.examples("vg")
+    fixtures.write(tmp_path / "image_data.json", images)
+    with pytest.raises(ValueError, match=r"no question is left.*6 have other answers"):
+        vqa(tmp_path, answers=["mauve"]).examples("vg")
+    kept = (tmp_path / "question_answers.json").read_text()
+    for content, said in (
+        (kept[:-1], "cut off or spoilt"),
+        (kept[:-20], "not JSON"),
+        ("{}", "expected a JSON list"),
+        ('[{"id": 1}]', "no 'qas'"),
+        (kept.replace("answer", "reply"), "no 'answer'"),
+    ):
+        (tmp_path / "question_answers.json").write_text(content)
+        with pytest.raises(ValueError, match=rf"question_answers\.json: .*{said}"):
+            task.examples("vg")
+    (tmp_path / "question_answers.json").unlink()
+    with pytest.raises(ValueError, match=r"none of question_answers\.json is there"):
+        task.examples("vg")
+    with pytest.raises(ValueError, match="option genome_images of task vqa is coco or all, got 'none'"):
+        vqa(tmp_path, genome_images="none")
+
+
+def test_an_image_of_visual_genome_is_none_of_coco(tmp_path):
+    published_splits(tmp_path)
+    stored = dict.fromkeys(["vg_000000000100.npz", "VG_100K/101.jpg", "coco_train2014_000000000102.npz"])
+    images = [q.image for q in VQA(tmp_path, stored, fixtures.processor()).examples("train")]
+    assert images[::2][:3] == [
+        "COCO_train2014_000000000100.jpg",
+        "COCO_train2014_000000000101.jpg",
+        "coco_train2014_000000000102.npz",
+    ]
+
+
+def test_accuracy_by_the_beginning_of_the_question(tmp_path):
+    task = vqa(tmp_path)
+    examples = task.examples("train")
+    assert {e.question_type for e in examples} == {"what color is the"}
+    asked = [replace(e, question_type="is the" if n < 3 else e.question_type) for n, e in enumerate(examples)]
+    said = [{"question_id": e.question_id, "answer": e.answers[0] if n else "wrong"} for n, e in enumerate(asked)]
+    found = task.breakdown(said, asked)
+    assert found == {
+        "accuracy of 'is the' questions": pytest.approx(200 / 3),
+        "accuracy of 'what color is the' questions": pytest.approx(100),
+    }
+
+
+def test_a_question_is_answered_once(tmp_path):
+    task = vqa(tmp_path)
+    examples = task.examples("val")
+    said = task.perfect(examples)
+    with pytest.raises(ValueError, match="question_id 200000 has two predictions"):
+        task.score([*said, said[0]], examples)
+    with pytest.raises(ValueError, match="2 of 12 have no prediction, the first is question_id 200000"):
+        task.score(said[2:], examples)
+    assert task.score([*said, {"question_id": 7, "answer": "red"}], examples)["accuracy"] == 100.0  # of another split
+
+
+def test_words_are_not_scored_against_a_databases_numbers(tmp_path):
+    record = {"input_ids": [10], "img_fname": "1.npz", "target": {"labels": [1], "scores": [1.0]}}
+    fixtures.write_text_database(tmp_path / "vqa_devval.db", {"7": record})
+    said, right = [{"question_id": 7, "answer": "pitcher"}], [{"question_id": 7, "answer": "1"}]
+    task = VQA(tmp_path)
+    examples = task.examples("devval")
+    assert task.score(right, examples)["accuracy"] == 100.0
+    with pytest.raises(ValueError, match=r"labels are numbers, the predictions words: give the option answers=ans2lab"):
+        task.score(said, examples)
+    assert VQA(tmp_path, answers=["net", "pitcher"]).score(said, examples)["accuracy"] == 100.0

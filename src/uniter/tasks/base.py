@@ -128,6 +128,10 @@ class Task:
         """The benchmark's numbers, in percent; needs no model."""
         raise NotImplementedError
 
+    def breakdown(self, predictions: Predictions, examples: Sequence[Any]) -> dict[str, float]:
+        """Further numbers, too many to watch in training; `score` has found the predictions to be in order."""
+        return {}
+
     def perfect(self, examples: Sequence[Any]) -> Predictions:
         """The predictions that score 100 (contract tests use them)."""
         raise NotImplementedError
@@ -154,8 +158,16 @@ class Task:
         """
         write_json(path, list(predictions))
 
-    def read(self, path: str | Path) -> Predictions:
-        """What `write` wrote."""
+    def read(self, path: str | Path, examples: Sequence[Any] | None = None) -> Predictions:
+        """What `write` wrote.
+
+        Args:
+            path: the file.
+            examples: what was predicted, for formats that can tell whether it was these (retrieval).
+
+        Raises:
+            ValueError: the file is missing or foreign, or of other examples.
+        """
         return read_json(Path(path), list)
 
     # ------------------------------------------------------------ what follows from it
@@ -288,9 +300,23 @@ class Task:
                 results.append(self.decode(model(**batch), chosen, batch))
         return in_order(batches, results)
 
-    def evaluate(self, model: UniterPreTrainedModel, examples: Sequence[Any], **settings: Any) -> dict[str, float]:
-        """Predict and score."""
-        return self.score(self.predict(model, examples, **settings), examples)
+    def evaluate(
+        self, model: UniterPreTrainedModel, examples: Sequence[Any], detailed: bool = False, **settings: Any
+    ) -> dict[str, float]:
+        """Predict and score.
+
+        Args:
+            model: as in `predict`.
+            examples: likewise.
+            detailed: give the `breakdown` too.
+            settings: of `predict`.
+        """
+        said = self.predict(model, self.to_measure(examples), **settings)
+        return self.score(said, examples) | (self.breakdown(said, examples) if detailed else {})
+
+    def to_measure(self, examples: Sequence[Any]) -> Sequence[Any]:
+        """What has to be predicted of these examples to score them (VCR can do with less than a submission)."""
+        return examples
 
     # ------------------------------------------------------------ parts for subclasses
 

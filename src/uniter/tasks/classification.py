@@ -12,7 +12,7 @@ from uniter.modeling_uniter import UniterForAnswers, UniterPreTrainedModel
 from uniter.processing_uniter import Text
 from uniter.tasks.base import Batch, Image, Predictions, Task
 from uniter.tasks.intervals import with_interval
-from uniter.tasks.reading import field
+from uniter.tasks.reading import field, said_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +108,9 @@ class Classification(Task):
         Raises:
             ValueError: an example has no prediction, or no label.
         """
-        place = f"a prediction of {self.name}"
-        said = {field(p, self.key, place, (str, int)): field(p, "label", place, str) for p in predictions}
-        for example in examples:
-            if example.name not in said:
-                raise ValueError(f"{example.name} has no prediction: predict the whole split")
-        return [said[example.name] == self.known(example) for example in examples]
+        said = said_of([example.name for example in examples], predictions, self.key, self.name)
+        labels = [field(prediction, "label", f"a prediction of {self.name}", str) for prediction in said]
+        return [label == self.known(example) for label, example in zip(labels, examples, strict=True)]
 
     def score(self, predictions: Predictions, examples: Sequence[Labelled]) -> dict[str, float]:
         """Accuracy with its 95% interval, and by label.

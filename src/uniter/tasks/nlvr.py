@@ -119,14 +119,14 @@ class NLVR(Classification):
         if groups:
             found["examples_most_right"] = 100.0 * float(np.mean([2 * sum(group) > len(group) for group in groups]))
             found["examples_all_right"] = 100.0 * float(np.mean([all(group) for group in groups]))
-            found["consistency"] = 100.0 * float(np.mean([all(group) for group in by_sentence.values()]))
+            found |= with_interval("consistency", [100.0 * all(group) for group in by_sentence.values()])
         return found | self.by_label(right, examples)
 
     def write(self, predictions: Predictions, path: str | Path, examples: Sequence[Labelled] | None = None) -> None:
         """What the official evaluation of images reads: a line `dev-1572-0-3.png,true` for each picture, no header."""
         write_text(path, "".join(f"{said[self.key]},{said['label']}\n" for said in predictions))
 
-    def read(self, path: str | Path) -> list[dict[str, Any]]:
+    def read(self, path: str | Path, examples: Sequence[Labelled] | None = None) -> list[dict[str, Any]]:
         """What `write` wrote."""
         path, found = Path(path), []
         for number, row in enumerate(read_csv(path), 1):

@@ -16,7 +16,7 @@ from uniter.modeling_uniter import UniterForPairs, UniterPreTrainedModel
 from uniter.processing_uniter import REGION_TYPE, Text
 from uniter.tasks.base import Batch, Image, Predictions, Task
 from uniter.tasks.intervals import with_interval
-from uniter.tasks.reading import Names, by_stem, field, json_lines, read_csv, stem
+from uniter.tasks.reading import Names, by_stem, field, json_lines, read_csv, said_of, stem
 from uniter.tasks.text_database import open_split
 
 LEFT, RIGHT = REGION_TYPE, REGION_TYPE + 1  # segment types of the two images' regions
@@ -155,22 +155,21 @@ class NLVR2(Task):
         return [{"identifier": e.identifier, "label": bool(i)} for e, i in zip(examples, best, strict=True)]
 
     def score(self, predictions: Predictions, examples: Sequence[Statement]) -> dict[str, float]:
-        """Accuracy with its 95% interval, and consistency: the share of sentences that are right of all their images.
+        """Accuracy, and consistency: the share of sentences that are right of all their images; with 95% intervals.
 
         Raises:
             ValueError: a statement has no prediction, or no public label.
         """
-        place = "a prediction of nlvr2"
-        said = {field(p, "identifier", place, str): field(p, "label", place, bool) for p in predictions}
-        right, sentences = [], {}
-        for example in examples:
-            if example.identifier not in said:
-                raise ValueError(f"statement {example.identifier} has no prediction: predict the whole split")
-            right.append(said[example.identifier] == self._known(example))
+        right: list[bool] = []
+        sentences: dict[tuple[str, ...], bool] = {}
+        said = said_of([example.identifier for example in examples], predictions, "identifier", self.name, str)
+        for example, prediction in zip(examples, said, strict=True):
+            label = field(prediction, "label", "a prediction of nlvr2", bool)
+            right.append(label == self._known(example))
             sentence = _sentence(example.identifier)
             sentences[sentence] = sentences.get(sentence, True) and right[-1]
         found = with_interval("accuracy", 100.0 * np.array(right))
-        return found | {"consistency": 100.0 * float(np.mean(list(sentences.values())))} if sentences else found
+        return found | with_interval("consistency", 100.0 * np.array(list(sentences.values())))
 
     def perfect(self, examples: Sequence[Statement]) -> list[dict[str, Any]]:
         """The true labels."""
@@ -180,7 +179,7 @@ class NLVR2(Task):
         """The submission: a line `identifier,True` or `identifier,False` for each, without a header."""
         write_text(path, "".join(f"{said['identifier']},{said['label']}\n" for said in predictions))
 
-    def read(self, path: str | Path) -> list[dict[str, Any]]:
+    def read(self, path: str | Path, examples: Sequence[Statement] | None = None) -> list[dict[str, Any]]:
         """What `write` wrote."""
         path, found = Path(path), []
         for number, row in enumerate(read_csv(path), 1):

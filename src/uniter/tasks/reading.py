@@ -4,7 +4,7 @@ import csv
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,35 @@ def field(record: Any, key: str, place: Path | str, kind: type | tuple[type, ...
         f"{place}: a record has {'an odd' if there else 'no'} {key!r}: {record!r:.80}; is this the benchmark's format? "
         "download or write it again"
     )
+
+
+def said_of(
+    names: Sequence[Any], predictions: Iterable[Any], key: str, task: str, kind: type | tuple[type, ...] = (str, int)
+) -> list[Any]:
+    """Each example's prediction, in the examples' order; predictions of others are let alone.
+
+    Args:
+        names: of the examples.
+        predictions: in any order.
+        key: what a prediction calls its example's name.
+        task: for messages.
+        kind: of the names.
+
+    Raises:
+        ValueError: a prediction names nothing, an example has none, or two.
+    """
+    said: dict[Any, Any] = {}
+    for prediction in predictions:
+        name = field(prediction, key, f"a prediction of {task}", kind)
+        if name in said:
+            raise ValueError(f"{key} {name} has two predictions: give each one")
+        said[name] = prediction
+    if missing := [name for name in names if name not in said]:
+        raise ValueError(
+            f"{len(missing)} of {len(names)} have no prediction, the first is {key} {missing[0]}: predict the whole "
+            "split"
+        )
+    return [said[name] for name in names]
 
 
 def corners(box: Any, place: Path | str) -> tuple[float, float, float, float]:
@@ -94,7 +123,7 @@ def trailing_number(name: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def images_by_id(names: Names, subset: str = "") -> dict[int, str]:
+def images_by_id(names: Iterable[str], subset: str = "") -> dict[int, str]:
     """Image id -> name, by the number at the names' end; of two with the same one, that which holds `subset` wins."""
     found: dict[int, str] = {}
     for name in names:

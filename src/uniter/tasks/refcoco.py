@@ -18,7 +18,7 @@ from uniter.processing_uniter import Text
 from uniter.regions.regions import Regions, StoredRegions
 from uniter.tasks.base import Batch, Image, Predictions, Task
 from uniter.tasks.intervals import with_interval
-from uniter.tasks.reading import corners, field, trailing_number
+from uniter.tasks.reading import corners, field, said_of, trailing_number
 from uniter.tasks.text_database import TextDatabase, open_split
 
 Box = tuple[float, float, float, float]  # x1 y1 x2 y2, pixels
@@ -292,16 +292,10 @@ class RefCOCO(Task):
             ValueError: an expression has no prediction.
         """
         place = "a prediction of refcoco"
-        by_id = {field(said, "sent_id", place, int): field(said, "pred_box", place) for said in predictions}
-        missing = [example.sent_id for example in examples if example.sent_id not in by_id]
-        if missing:
-            raise ValueError(
-                f"{len(missing)} of {len(examples)} expressions have no prediction, the first is sent_id {missing[0]}: "
-                "predict the whole split"
-            )
+        said = said_of([example.sent_id for example in examples], predictions, "sent_id", self.name, int)
         right = []
-        for example in examples:
-            box = np.array([corners(by_id[example.sent_id], place)])
+        for example, prediction in zip(examples, said, strict=True):
+            box = np.array([corners(field(prediction, "pred_box", place), place)])
             right.append(100.0 * float(self.overlaps(box, example.box)[0] > 0.5))
         found = with_interval("accuracy", right)
         if self.regions is not None:

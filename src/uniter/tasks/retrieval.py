@@ -22,6 +22,7 @@ from uniter.tasks.reading import Names, field, name_finder
 from uniter.tasks.text_database import TextDatabase, open_split
 
 IMAGE_SIDE = ("regions", "locations", "region_mask", "region_types")  # keys of a batch that no text has a part in
+KS = (1, 5, 10)
 TRAINING_SPLITS = {"train", "restval"}  # COCO trains on both
 
 
@@ -48,6 +49,19 @@ def read_captions(path: str | Path, split: str, stored: Names | None = None) -> 
         ValueError: the file is missing or foreign, or has no such split.
     """
     path = Path(path)
+    return [
+        Caption(
+            field(sentence, "raw", path, str),
+            name,
+            field(sentence, "sentid", path, int),
+            field(image, "imgid", path, int),
+        )
+        for image, name, sentence in karpathy_sentences(path, split, stored)
+    ]
+
+
+def karpathy_sentences(path: Path, split: str, stored: Names | None = None) -> Iterator[tuple[Any, str, Any]]:
+    """Image's record, image's name, sentence's record of each sentence with words; arguments as in `read_captions`."""
     images = field(read_json(path, dict), "images", path, list)
     splits = [field(image, "split", path, str) for image in images]
     wanted = split.split("+")
@@ -55,18 +69,16 @@ def read_captions(path: str | Path, split: str, stored: Names | None = None) -> 
         known = ", ".join(sorted(set(splits)))
         raise ValueError(f"{path}: nothing in split {sorted(absent)[0]!r}; it has {known or 'no image'}")
     name_of = name_finder(stored)
-    found = []
+    empty = True
     for image, part in zip(images, splits, strict=True):
         if part in wanted:
             name = name_of(field(image, "filename", path, str), str(image.get("filepath", "")))
-            imgid = field(image, "imgid", path, int)
             for sentence in field(image, "sentences", path, list):
-                text = field(sentence, "raw", path, str)
-                if text.strip():
-                    found.append(Caption(text, name, field(sentence, "sentid", path, int), imgid))
-    if not found:
+                if field(sentence, "raw", path, str).strip():
+                    empty = False
+                    yield image, name, sentence
+    if empty:
         raise ValueError(f"{path}: split {split!r} holds no captions; download or write the file again")
-    return found
 
 
 def open_captions(
@@ -109,6 +121,9 @@ class Retrieval(Task):
         max_images: measure among the first so many images; 0: all.
         captions_per_image: measure with the first so many captions of each; 0: all.
         published_recall: give the published code's count of image retrieval too, which is too high by up to k / texts.
+        fold: where there are several times so many images, give recall within folds of so many too, in the images'
+            order, as the mean over the folds (COCO's 5,000 test images are usually also measured as five times 1,000);
+            0: off.
     """
 
     name = "retrieval"
@@ -116,7 +131,7 @@ class Retrieval(Task):
     monitor = "mean_recall"
     options = MappingProxyType(
         {"captions": "", "negatives": 1, "hard_negatives": 0, "candidates": 20, "margin": 0.2}
-        | {"max_images": 0, "captions_per_image": 0, "published_recall": False}
+        | {"max_images": 0, "captions_per_image": 0, "published_recall": False, "fold": 1000}
     )
     published = MappingProxyType({"train": {"batching": "examples"}, "options": {"published_recall": True}})
     # spec 4.4, train-itm-flickr-base-8gpu: 40 texts (x 3 pairs) x 4 x 8 GPUs an update
@@ -127,7 +142,7 @@ class Retrieval(Task):
 
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
-        for key, least in (("negatives", 1), ("hard_negatives", 0), ("candidates", 1)):
+        for key, least in (("negatives", 1), ("hard_negatives", 0), ("candidates", 1), ("fold", 0)):
             if self.settings[key] < least:
                 raise ValueError(f"option {key} of task {self.name} must be {least} or more, got {self.settings[key]}")
         self._pool: tuple[Sequence[Caption], list[str], np.ndarray] | None = None
@@ -294,7 +309,7 @@ class Retrieval(Task):
     def score(
         self, predictions: Sequence[Sequence[float]] | np.ndarray, examples: Sequence[Caption]
     ) -> dict[str, float]:
-        """Recall at 1, 5, 10 both ways, their mean, and the 95% intervals of recall at 1.
+        """Recall at 1, 5, 10 both ways and their mean, with 95% intervals; of many images also within folds.
 
         Raises:
             ValueError: the scores are not a row for each text and a column for each image, or not finite.
@@ -309,7 +324,9 @@ class Retrieval(Task):
             )
         if not np.isfinite(scores).all():
             raise ValueError("a score is not finite: the model that made it is broken, use an earlier checkpoint")
-        return recalls(scores, own, self.settings["published_recall"])
+        fold = self.settings["fold"]
+        found = recalls(scores, own, self.settings["published_recall"])
+        return found | (folded_recalls(scores, own, fold) if fold and len(number) >= 2 * fold else {})
 
     def perfect(self, examples: Sequence[Caption]) -> np.ndarray:
         """1 for the own image, 0 for others."""
@@ -328,14 +345,27 @@ class Retrieval(Task):
         with replacing(path) as temporary:
             save_file({"scores": np.ascontiguousarray(predictions, dtype=np.float32)}, temporary)
 
-    def read(self, path: str | Path) -> np.ndarray:
-        """What `write` wrote: (texts, images) float32."""
-        if not Path(path).is_file():
-            raise ValueError(f"{path}: no such file; write it with `uniter predict retrieval`")
+    def read(self, path: str | Path, examples: Sequence[Caption] | None = None) -> np.ndarray:
+        """What `write` wrote, or another's matrix in a file .npy; (texts, images), both in the files' order.
+
+        Raises:
+            ValueError: the file is missing or foreign, or the file of names beside it is of other texts than examples.
+        """
+        path, mend = Path(path), "write it with `uniter predict retrieval`"
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file; {mend}")
+        beside = ids_beside(path)
+        if examples is not None and beside.is_file():
+            texts = field(read_json(beside, dict), "texts", beside, list)
+            if texts != [example.sentid for example in examples]:
+                raise ValueError(
+                    f"{beside}: the scores are of {len(texts)} other texts, or in another order, than the "
+                    f"{len(examples)} of this split: give the split and the options that they were made with"
+                )
         try:
-            return load_file(path)["scores"]
+            return np.load(path, allow_pickle=False) if path.suffix == ".npy" else load_file(path)["scores"]
         except Exception as error:  # a foreign file raises nearly anything
-            raise ValueError(f"{path}: no score matrix ({error}); write it with `uniter predict retrieval`") from None
+            raise ValueError(f"{path}: no score matrix ({error}); {mend}, or NumPy's .npy") from None
 
 
 def ids_beside(path: str | Path) -> Path:
@@ -396,6 +426,23 @@ def hardest(model: torch.nn.Module, batch: Batch, keep: int) -> Batch:
     return {**{key: value[rows.flatten()] for key, value in inputs.items()}, "labels": left.flatten()}
 
 
+def ranks(scores: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How many wrong images come before each text's own, and wrong texts before the best own text of each image.
+
+    Ties count against the model.
+
+    Args:
+        scores: (texts, images), higher = better.
+        own: (texts,) the column of each text's image; every image has a text.
+    """
+    image_rank = (scores >= scores[np.arange(len(own)), own][:, None]).sum(1) - 1
+    text_rank = np.empty(scores.shape[1], dtype=np.int64)
+    for image in range(scores.shape[1]):
+        column, mine = scores[:, image], own == image
+        text_rank[image] = (column[~mine] >= column[mine].max()).sum()
+    return image_rank, text_rank
+
+
 def recalls(scores: np.ndarray, own: np.ndarray, published: bool = False) -> dict[str, float]:
     """Recall of a score matrix, in percent. Ties count against the model.
 
@@ -406,26 +453,51 @@ def recalls(scores: np.ndarray, own: np.ndarray, published: bool = False) -> dic
             each hit of image retrieval among the first ten against k, which adds up to k hits.
 
     Returns:
-        image_recall_at_1, 5, 10 (text finds image), text_recall_at_1, 5, 10 (image finds a text of its own), their
-        mean_recall, and the 95% intervals of recall at 1.
+        image_recall_at_1, 5, 10 (text finds image), text_recall_at_1, 5, 10 (image finds a text of its own) and their
+        mean_recall, with 95% intervals: images are drawn anew, each with its texts, for these are not independent.
     """
-    image_rank = (scores >= scores[np.arange(len(own)), own][:, None]).sum(1) - 1
-    text_rank = np.empty(scores.shape[1], dtype=np.int64)
-    for image in range(scores.shape[1]):
-        column, mine = scores[:, image], own == image
-        text_rank[image] = (column[~mine] >= column[mine].max()).sum()
+    image_rank, text_rank = ranks(scores, own)
+    texts_of = np.bincount(own, minlength=scores.shape[1])
     found: dict[str, float] = {}
-    too_many: dict[str, float] = {}
-    for k in (1, 5, 10):
-        found[f"image_recall_at_{k}"] = 100.0 * float((image_rank < k).mean())
-        found[f"text_recall_at_{k}"] = 100.0 * float((text_rank < k).mean())
-        too_many[f"published_image_recall_at_{k}"] = 100.0 * float((image_rank[:k] < 10).sum()) / len(own)
-    found["mean_recall"] = sum(found.values()) / len(found)
+    together = np.zeros(scores.shape[1])  # what each image adds to the mean over images of all six
+    for k in KS:
+        hits = 100.0 * np.bincount(own, weights=image_rank < k, minlength=scores.shape[1])
+        found |= with_interval(f"image_recall_at_{k}", hits, texts_of)
+        found |= with_interval(f"text_recall_at_{k}", 100.0 * (text_rank < k))
+        together += (hits * scores.shape[1] / len(own) + 100.0 * (text_rank < k)) / (2 * len(KS))
+    found |= with_interval("mean_recall", together)
+    found["mean_recall"] = sum(found[f"{side}_recall_at_{k}"] for side in ("image", "text") for k in KS) / (2 * len(KS))
     if published:
-        for name, extra in too_many.items():
-            found[name] = found[name.removeprefix("published_")] + extra
-        found["published_mean_recall"] = found["mean_recall"] + sum(too_many.values()) / 6
-    for side, ranks in (("image", image_rank), ("text", text_rank)):
-        bounds = with_interval(f"{side}_recall_at_1", 100.0 * (ranks < 1))
-        found.update({key: value for key, value in bounds.items() if key not in found})
+        too_many = {k: 100.0 * float((image_rank[:k] < 10).sum()) / len(own) for k in KS}
+        for k, extra in too_many.items():
+            found[f"published_image_recall_at_{k}"] = found[f"image_recall_at_{k}"] + extra
+        found["published_mean_recall"] = found["mean_recall"] + sum(too_many.values()) / (2 * len(KS))
     return found
+
+
+def folded_recalls(scores: np.ndarray, own: np.ndarray, fold: int) -> dict[str, float]:
+    """Recall within folds of so many images, in the columns' order, as the mean over the folds; a rest is left out.
+
+    Args:
+        scores: as in `recalls`.
+        own: likewise.
+        fold: images of a fold.
+
+    Returns:
+        The names of `recalls` behind `folds_of_<fold>_`, with 95% intervals (images are drawn anew).
+    """
+    columns = [np.arange(start, start + fold) for start in range(0, scores.shape[1] - fold + 1, fold)]
+    rows = [np.flatnonzero((own >= images[0]) & (own <= images[-1])) for images in columns]
+    parts = [ranks(scores[np.ix_(r, c)], own[r] - c[0]) for r, c in zip(rows, columns, strict=True)]
+    found: dict[str, float] = {}
+    means = []
+    for k in KS:
+        # A fold's share of its own texts, so that folds count alike, however many texts they have.
+        values = [
+            np.bincount(own[r] - c[0], weights=part[0] < k, minlength=fold) * (100.0 * fold / len(r))
+            for r, c, part in zip(rows, columns, parts, strict=True)
+        ]
+        found |= with_interval(f"folds_of_{fold}_image_recall_at_{k}", np.concatenate(values))
+        found |= with_interval(f"folds_of_{fold}_text_recall_at_{k}", 100.0 * np.concatenate([p[1] < k for p in parts]))
+        means += [found[f"folds_of_{fold}_{side}_recall_at_{k}"] for side in ("image", "text")]
+    return found | {f"folds_of_{fold}_mean_recall": sum(means) / len(means)}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from uniter.files import write_text
-from uniter.modeling_uniter import UniterForChoice, UniterPreTrainedModel
+from uniter.modeling_uniter import UniterForChoice
 from uniter.processing_uniter import (
     PERSONS,
     TEXT_TYPE,
@@ -26,7 +26,7 @@ from uniter.processing_uniter import (
 from uniter.regions.source import RegionSource
 from uniter.tasks.base import Batch, Image, Predictions, Task
 from uniter.tasks.intervals import with_interval
-from uniter.tasks.reading import Names, by_stem, field, json_lines, opened, read_csv, stem
+from uniter.tasks.reading import Names, by_stem, field, json_lines, opened, read_csv, said_of, stem
 from uniter.tasks.text_database import AGAIN, TextDatabase, open_split
 
 CHOICES = 4
@@ -294,10 +294,9 @@ class VCR(Task):
             found.append({"annot_id": example.annot_id, "answers": answers, "rationales": rationales})
         return found
 
-    def evaluate(self, model: UniterPreTrainedModel, examples: Sequence[Question], **settings: Any) -> dict[str, float]:
-        """Predict and score; only the rationales under the true answer are asked for."""
-        measured = [replace(example, form="measured") for example in examples]
-        return self.score(self.predict(model, measured, **settings), examples)
+    def to_measure(self, examples: Sequence[Question]) -> list[Question]:
+        """Only the rationales under the true answer are asked for."""
+        return [replace(example, form="measured") for example in examples]
 
     def score(self, predictions: Predictions, examples: Sequence[Question]) -> dict[str, float]:
         """The shares of right answers (Q->A), of right rationales under the true answer (QA->R), and of both (Q->AR).
@@ -305,17 +304,16 @@ class VCR(Task):
         Raises:
             ValueError: a question has no prediction, or no public labels.
         """
-        place = "a prediction of vcr"
-        said = {field(p, "annot_id", place, str): p for p in predictions}
+        said = said_of([example.annot_id for example in examples], predictions, "annot_id", self.name, str)
         answered, reasoned = [], []
-        for example in examples:
-            if example.annot_id not in said:
-                raise ValueError(f"question {example.annot_id} has no prediction: predict the whole split")
+        for example, prediction in zip(examples, said, strict=True):
             answer, rationale = self._known(example)
-            answers, rationales = _numbers(said[example.annot_id])
+            answers, rationales = _numbers(prediction)
             under = rationales[answer]
             if under is None:
-                raise ValueError(f"{place}: {example.annot_id} has no scores of rationales under answer {answer}")
+                raise ValueError(
+                    f"a prediction of vcr: {example.annot_id} has no scores of rationales under answer {answer}"
+                )
             answered.append(int(np.argmax(answers)) == answer)
             reasoned.append(int(np.argmax(under)) == rationale)
         both = np.array(answered, dtype=bool) & np.array(reasoned, dtype=bool)
@@ -346,7 +344,7 @@ class VCR(Task):
             lines.append(",".join([said["annot_id"], *map(repr, scores)]))
         write_text(path, "\n".join(lines) + "\n")
 
-    def read(self, path: str | Path) -> list[dict[str, Any]]:
+    def read(self, path: str | Path, examples: Sequence[Question] | None = None) -> list[dict[str, Any]]:
         """What `write` wrote."""
         path = Path(path)
         rows = read_csv(path)

@@ -3,7 +3,7 @@
 import logging
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,13 +19,18 @@ from uniter.modeling_uniter import UniterForAnswers, UniterPreTrainedModel
 from uniter.processing_uniter import Text
 from uniter.tasks.base import Batch, Predictions, Task
 from uniter.tasks.intervals import with_interval
-from uniter.tasks.reading import field, images_by_id, name_finder
+from uniter.tasks.pictures import genome_finder, genome_numbers, karpathy_splits, list_items, of_genome
+from uniter.tasks.reading import field, images_by_id, name_finder, said_of
 from uniter.tasks.text_database import TextDatabase, open_split
 
 log = logging.getLogger(__name__)
 
 SOFT = (0.0, 0.3, 0.6, 0.9, 1.0)  # score of an answer that 0, 1, 2, 3, 4 or more of ten people gave (published)
+PEOPLE_ASKED = 10
 PEOPLE_NEEDED = 3  # so many others have to say the same for the full official accuracy
+
+GENOME = "vg"  # the split of Visual Genome's questions, as the published databases call it
+PARTS_OF_VAL = {"devval": True, "trainval": False}  # published splits; whether they are about Karpathy's test images
 
 # Tables of the official evaluation, its quirks included ("shes" is left alone, "somebody'd" loses its apostrophe).
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -62,6 +67,7 @@ class Question:
         answers: what ten people answered, as the file has it; none on test.
         kind: "yes/no", "number" or "other".
         labels: of a text database: numbers of answers, each with its score; None on test and without a database.
+        question_type: how the question begins, as the files sort them ("what color is the").
     """
 
     question_id: int | str
@@ -70,14 +76,16 @@ class Question:
     answers: tuple[str, ...] = ()
     kind: str = ""
     labels: tuple[tuple[int, float], ...] | None = None
+    question_type: str = ""
 
 
 class Answered(NamedTuple):
-    """What people answered to a question: the most frequent answer, all ten, and the kind of answer."""
+    """What people answered to a question: the most frequent answer, all ten, the kind of answer and of question."""
 
     majority: str
     answers: tuple[str, ...]
     kind: str
+    question_type: str = ""
 
 
 NOT_ANSWERED = Answered("", (), "")
@@ -128,23 +136,41 @@ def soft_accuracy(answer: str, people: Sequence[str]) -> float:
     return sum(shares) / len(shares)
 
 
+def _means(groups: Iterable[str], values: Iterable[float]) -> dict[str, float]:
+    """The mean of each named group's values."""
+    found: dict[str, list[float]] = {}
+    for group, value in zip(groups, values, strict=True):
+        found.setdefault(group, []).append(value)
+    return {group: float(np.mean(found[group])) for group in sorted(found) if group}
+
+
 class VQA(Task):
     """Answers to questions, scored softly against ten people's answers.
 
     Target: for each answer of the vocabulary 0, 0.3, 0.6, 0.9 or 1 by how many of ten gave it (published). From the
     official JSON files or from text databases `vqa_<split>.db`, whose stored targets are then learnt and scored by: the
-    labels of `answers`, or if that is left out the model's, or else the numbers themselves. Options:
+    labels of `answers`, or if that is left out the model's, or else the numbers themselves.
+
+    With Karpathy's `dataset_coco.json` beside the official files the published splits are there too: `devval`, the
+    questions of val about his 5,000 test images, and `trainval`, all others of val. With Visual Genome's
+    `question_answers.json` and `image_data.json` there is `vg`: its questions whose answer is in the vocabulary, with
+    that answer as the only and full one, but for those about the 5,000 images (published). Options:
 
         least: how often an answer has to be a question's majority answer to enter the vocabulary (published: 9).
         answers_from: splits whose annotations it is built from, joined by "+" (published: train+val, 3,129 answers).
         answers: the vocabulary itself, a list or a JSON file of one (or of answer -> number, the published
             `ans2label.json`); if left out it is built, or taken from the model.
+        karpathy: Karpathy's file of COCO, in the folder or elsewhere, for the splits devval, trainval and vg.
+        genome_images: of which images of Visual Genome the split vg asks: those that "coco" has too (published), "all".
     """
 
     name = "vqa"
     model = UniterForAnswers
     monitor = "accuracy"
-    options = MappingProxyType({"least": 9, "answers_from": "train", "answers": None})
+    options = MappingProxyType(
+        {"least": 9, "answers_from": "train", "answers": None}
+        | {"karpathy": "dataset_coco.json", "genome_images": "coco"}
+    )
     # spec 4.4, train-vqa-base-4gpu: 5 x 4 batches of 5120 tokens, 800-960 questions an update
     defaults = MappingProxyType(
         {"learning_rate": 8e-5, "head_multiplier": 10, "steps": 6000, "warmup": 600, "tokens": 5120, "accumulate": 20}
@@ -161,6 +187,10 @@ class VQA(Task):
         if isinstance(given, str | Path):
             given = self.settings["answers"] = read_answers(Path(given))
         self._stored: list[str] | None = given  # what a database's labels number; None: the model's answers
+        if self.settings.get("genome_images", "coco") not in ("coco", "all"):
+            raise ValueError(
+                f"option genome_images of task {self.name} is coco or all, got {self.settings['genome_images']!r}"
+            )
 
     def examples(self, split: str) -> list[Question]:
         """The questions of a split (train, val, test, devval, ... as in the files' names) in the file's order.
@@ -171,20 +201,71 @@ class VQA(Task):
         if database := self._database(split):
             self._by_number = True
             return self._stored_questions(database)
+        if split == GENOME:
+            return self._genome_questions()
+        if split in PARTS_OF_VAL:
+            kept, test = PARTS_OF_VAL[split], self._test_images()
+            return self._official_questions("val", lambda image_id: (image_id in test) == kept)
+        return self._official_questions(split, lambda image_id: True)
+
+    def _official_questions(self, split: str, wanted: Callable[[int], bool]) -> list[Question]:
+        """The questions of a split's official file about those images whose COCO number is wanted."""
         path = self._file("v2_OpenEnded_", split, "questions")
         content = read_json(path, dict)
         annotations = self._annotations(split)
         subset = str(content.get("data_subtype", ""))
-        names = images_by_id(self.regions, subset) if self.regions is not None else {}
+        names = images_by_id([name for name in self.regions or () if not of_genome(name)], subset)
         found = []
         for record in field(content, "questions", path, list):
             number, image_id = field(record, "question_id", path, int), field(record, "image_id", path, int)
+            if not wanted(image_id):
+                continue
             answered = annotations.get(number, NOT_ANSWERED)
             text, image = field(record, "question", path, str), names.get(image_id)
             image = image or f"COCO_{subset}_{image_id:012d}.jpg"
-            found.append(Question(number, text, image, answered.answers, answered.kind))
+            kinds = {"kind": answered.kind, "question_type": answered.question_type}
+            found.append(Question(number, text, image, answered.answers, **kinds))
         if not found:
-            raise ValueError(f"{path}: no questions; download or write it again")
+            raise ValueError(f"{path}: no questions of split {split!r}; download or write it again")
+        return found
+
+    def _test_images(self) -> set[int]:
+        """COCO's numbers of Karpathy's 5,000 test images, whose questions nobody may learn from."""
+        path = self.data / self.settings["karpathy"]
+        if not path.is_file():
+            raise ValueError(
+                f"{path}: no such file; splits {', '.join((*PARTS_OF_VAL, GENOME))} go by Karpathy's test images: "
+                "put his dataset_coco.json there, or name it by the option `karpathy`"
+            )
+        return {number for number, part in karpathy_splits(path).items() if part == "test"}
+
+    def _genome_questions(self) -> list[Question]:
+        """Visual Genome's questions to learn from besides; how many are left out, and why, is said."""
+        path = self.file("question_answers.json")
+        numbers, test, answers = genome_numbers(self.data), self._test_images(), set(self.answers)
+        name_of, on_coco = genome_finder(self.regions), self.settings["genome_images"] == "coco"
+        left_out = dict.fromkeys(
+            ("are about test images", "are about images that COCO has not", "have other answers"), 0
+        )
+        reasons, found = list(left_out), []
+        for image in list_items(path):
+            for record in field(image, "qas", path, list):
+                image_id, number = field(record, "image_id", path, int), field(record, "qa_id", path, int)
+                text, answer = field(record, "question", path, str), normalise(field(record, "answer", path, str))
+                if image_id not in numbers:
+                    raise ValueError(
+                        f"{path}: image {image_id} is not in image_data.json beside it; take both from one release"
+                    )
+                coco = numbers[image_id].coco
+                wrong = (coco in test, on_coco and coco is None, answer not in answers or not text.strip())
+                if any(wrong):
+                    left_out[reasons[wrong.index(True)]] += 1
+                else:
+                    found.append(Question(number, text, name_of(image_id), (answer,) * PEOPLE_ASKED))
+        said = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+        log.warning("%s: %d questions; left out: %s", path, len(found), said)
+        if not found:
+            raise ValueError(f"{path}: no question is left ({said}): are the options answers and answers_from right?")
         return found
 
     def _database(self, split: str) -> TextDatabase | None:
@@ -219,6 +300,7 @@ class VQA(Task):
                 field(record, "multiple_choice_answer", path, str),
                 tuple(field(person, "answer", path, str) for person in field(record, "answers", path, list)),
                 field(record, "answer_type", path, str),
+                str(record.get("question_type", "")),
             )
             for record in field(read_json(path, dict), "annotations", path, list)
         }
@@ -336,19 +418,31 @@ class VQA(Task):
         Raises:
             ValueError: a question has no prediction, or no public answers.
         """
-        place = "a prediction of vqa"
-        said = {field(p, "question_id", place, (int, str)): field(p, "answer", place, str) for p in predictions}
-        scores: dict[str, list[float]] = {}
-        for example in examples:
+        values = self._accuracies(predictions, examples)
+        by_kind = _means((example.kind for example in examples), values)
+        return with_interval("accuracy", values) | {f"accuracy {kind}": mean for kind, mean in by_kind.items()}
+
+    def breakdown(self, predictions: Predictions, examples: Sequence[Question]) -> dict[str, float]:
+        """Accuracy by the beginning of the question, as the official evaluation prints it."""
+        values = self._accuracies(predictions, examples)
+        by_type = _means((example.question_type for example in examples), values)
+        return {f"accuracy of {begins!r} questions": mean for begins, mean in by_type.items()}
+
+    def _accuracies(self, predictions: Predictions, examples: Sequence[Question]) -> list[float]:
+        """The accuracy of each question, in percent."""
+        said = said_of([example.question_id for example in examples], predictions, "question_id", "vqa")
+        answers = [field(prediction, "answer", "a prediction of vqa", str) for prediction in said]
+        unnamed = any(e.labels is not None for e in examples) and (self._stored or self.settings["answers"]) is None
+        if unnamed and not all(map(str.isdecimal, answers)):
+            raise ValueError(
+                f"{self.data}: the database's labels are numbers, the predictions words: give the option answers="
+                "ans2label.json, with which it was made"
+            )
+        found = []
+        for example, answer in zip(examples, answers, strict=True):
             soft = self._soft(example)
-            if example.question_id not in said:
-                raise ValueError(f"question {example.question_id} has no prediction: predict the whole split")
-            answer = said[example.question_id]
             stored = example.labels is not None
-            value = 100.0 * (soft.get(answer, 0.0) if stored else soft_accuracy(answer, example.answers))
-            scores.setdefault(example.kind, []).append(value)
-        found = with_interval("accuracy", [value for values in scores.values() for value in values])
-        found.update({f"accuracy {kind}": float(np.mean(values)) for kind, values in sorted(scores.items()) if kind})
+            found.append(100.0 * (soft.get(answer, 0.0) if stored else soft_accuracy(answer, example.answers)))
         return found
 
     def perfect(self, examples: Sequence[Question]) -> list[dict[str, Any]]:
