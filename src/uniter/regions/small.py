@@ -18,6 +18,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from uniter.regions.choosing import clip, given_boxes
 from uniter.regions.detectors import vision_ops
 from uniter.regions.pictures import upright_rgb
 from uniter.regions.regions import Regions
@@ -279,11 +280,9 @@ class SmallDetector:
         Raises:
             ValueError: boxes have another shape, or none is given.
         """
-        boxes = np.asarray(boxes, dtype=np.float32)
-        if boxes.ndim != 2 or boxes.shape[1] != 4 or len(boxes) == 0 or not np.isfinite(boxes).all():
-            raise ValueError(f"boxes must be finite and (regions, 4) pixels x1 y1 x2 y2, got shape {boxes.shape}")
         looked = self._look(image)
-        return self._describe(looked, torch.from_numpy(boxes).to(self.device) * looked.scale, sort=False)[0]
+        given = torch.from_numpy(given_boxes(boxes, looked.width, looked.height)).to(self.device)
+        return self._describe(looked, given * looked.scale, sort=False)[0]
 
     def words(self, regions: Regions, attributes: dict[str, np.ndarray]) -> list[str]:
         """What each region is called, such as `large red striped star`; arguments from `detect_with_attributes`."""
@@ -409,10 +408,7 @@ class _Looked:
 
     def clip(self, boxes: Tensor) -> Tensor:
         """Boxes within the picture, each side at least a pixel long."""
-        ends = torch.tensor([self.scaled_width, self.scaled_height], dtype=boxes.dtype, device=boxes.device)
-        low = torch.minimum(boxes[:, :2].clamp(min=0), ends - 1)
-        high = torch.minimum(torch.maximum(boxes[:, 2:], low + 1), ends)
-        return torch.cat([low, high], dim=1)
+        return clip(boxes, self.scaled_width, self.scaled_height)
 
     def grid(self) -> Tensor:
         """The whole picture and its nine ninths, (10, 4)."""
