@@ -129,7 +129,7 @@ class SmallNetwork(nn.Module):
         self.attributes = nn.ModuleDict(
             {name: nn.Linear(config.feature_size, len(values)) for name, values in config.attributes.items()}
         )
-        # What turns a hidden vector into a region's feature; `training.calibrate` sets them.
+        # What turns a hidden vector into a region's feature; `small_training.calibrate` sets them.
         self.register_buffer("feature_mean", torch.zeros(config.feature_size))
         self.register_buffer("feature_scale", torch.ones(config.feature_size))
         nn.init.constant_(self.objectness.bias, -4.0)  # pyrefly: ignore  # almost every place is background (Lin et al. 2017)
@@ -208,6 +208,17 @@ def mend(boxes: Tensor, deltas: Tensor) -> Tensor:
     centres = boxes[:, :2] + sides / 2 + deltas[:, :2] * sides
     sides = sides * deltas[:, 2:].clamp(-1, 1).exp()
     return torch.cat([centres - sides / 2, centres + sides / 2], dim=1)
+
+
+def fit(image: Image.Image, long_side: tuple[int, int]) -> Image.Image:
+    """An image scaled so that its longer side in pixels lies between two numbers."""
+    low, high = long_side
+    long = max(image.size)
+    scale = min(max(long, low), high) / long
+    if scale == 1:
+        return image
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.BILINEAR)
 
 
 def to_pixels(image: Image.Image) -> Tensor:
@@ -300,12 +311,7 @@ class SmallDetector:
     def _look(self, image: Image.Image) -> "_Looked":
         image = upright_rgb(image)
         width, height = image.size
-        low, high = self.config.long_side
-        long = max(width, height)
-        scale = min(max(long, low), high) / long
-        if scale != 1:
-            size = (max(1, round(width * scale)), max(1, round(height * scale)))
-            image = image.resize(size, Image.Resampling.BILINEAR)
+        image = fit(image, self.config.long_side)
         pixels = to_pixels(image)
         pixels = F.pad(pixels, (0, -image.width % 16, 0, -image.height % 16))[None]
         pixels = pixels.to(self.device).contiguous(memory_format=torch.channels_last)
