@@ -15,7 +15,8 @@ from PIL import Image
 
 from uniter import draws
 from uniter.regions.small import SmallDetector, SmallDetectorConfig
-from uniter.regions.training import DetectorTraining, calibrate, train_detector
+from uniter.regions.small_training import SmallLearner, calibrate
+from uniter.regions.training import DetectorTraining, train_detector
 from uniter.scenes.draw import draw
 from uniter.scenes.shapes import SHAPES
 from uniter.scenes.world import COLOURS, SIZES, TEXTURES, make_scene, scene_truth
@@ -77,12 +78,11 @@ def main() -> None:
         return
     train_detector(
         Scenes(options.seed, "train", options.pictures),
-        CONFIG,
+        SmallLearner(CONFIG, training.seed, training.mixed, options.device),
         training,
         options.out,
         options.checkpoint,
         log=lambda text: print(text, flush=True),
-        device=options.device,
     )
 
 

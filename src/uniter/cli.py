@@ -28,6 +28,8 @@ bench_app = typer.Typer(help="Rows of the paper's tables, measured here.", no_ar
 app.add_typer(scenes_app, name="scenes")
 app.add_typer(bench_app, name="bench")
 app.add_typer(recipes_app, name="recipes")
+detector_app = typer.Typer(help="Detectors of one's own.", no_args_is_help=True)
+app.add_typer(detector_app, name="detector")
 
 Out = Annotated[
     Path, typer.Option("--out", help="Where to write. What is there already is resumed or refused, never clobbered.")
@@ -109,6 +111,39 @@ def import_regions(
 
     choice = (conf_threshold, max_regions, min_regions)
     print(run_import(source, out, detector, *choice, full, progress=not quiet, compact=compact))
+
+
+@detector_app.command("train")
+def detector_train(
+    boxes: Annotated[Path, typer.Option("--boxes", help="COCO JSON file of the boxes to train on.")],
+    images: Annotated[Path, typer.Option("--images", help="Folder of its pictures.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the detector, new or to be continued.")],
+    model: Annotated[
+        str, typer.Option("--model", help="small, or torchvision:NAME of a Faster R-CNN; settings may follow.")
+    ] = "small",
+    val_boxes: Annotated[
+        Path | None, typer.Option("--val-boxes", help="COCO JSON file of the boxes to measure on.")
+    ] = None,
+    val_images: Annotated[Path | None, typer.Option("--val-images", help="Folder of their pictures.")] = None,
+    val_share: Annotated[
+        float, typer.Option("--val-share", min=0.0, max=1.0, help="Share of the pictures to measure on otherwise.")
+    ] = 0.1,
+    steps: Annotated[int, typer.Option(min=1, help="Updates.")] = 5000,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures an update.")] = 8,
+    rate: Annotated[float | None, typer.Option(help="Highest learning rate; by the model if left out.")] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same detector.")] = 0,
+    full_precision: Annotated[bool, typer.Option("--full-precision", help="No bfloat16.")] = False,
+    device: Annotated[str | None, typer.Option(help="Where to compute; the first GPU if there is one.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train a detector on one's own boxes; print what it finds in pictures held out."""
+    from uniter.regions.own_detector import train_own
+    from uniter.regions.training import DetectorTraining
+
+    training = DetectorTraining(steps=steps, batch=batch, seed=seed, mixed=not full_precision)
+    tell = (lambda text: None) if quiet else (lambda text: print(text, file=sys.stderr, flush=True))
+    found = train_own(boxes, images, out, model, val_boxes, val_images, val_share, training, rate, device, tell)
+    print(json.dumps(found.numbers, indent=2))
 
 
 @bench_app.command("scenes")

@@ -6,6 +6,7 @@ from torchvision.ops import box_iou
 
 from uniter.regions.detectors import SHIPPED, Detector, load_detector
 from uniter.regions.small import SmallDetectorConfig
+from uniter.regions.small_training import SmallLearner
 from uniter.regions.training import DetectorTraining, train_detector
 from uniter.scenes.draw import draw
 from uniter.scenes.shapes import SHAPES
@@ -101,17 +102,37 @@ def coloured_squares():
 def test_killed_training_continues_to_the_same_detector(tmp_path):
     config = SmallDetectorConfig(["background", "square"], {"colour": ["blue", "red"]}, (4, 8, 8, 8), 16, (64, 64))
     training = DetectorTraining(steps=6, batch=2, mixed=False, save_every=3)
+    learner = lambda: SmallLearner(config, training.seed, training.mixed)
     heard: list[str] = []
-    whole = train_detector(coloured_squares(), config, training, tmp_path / "whole", log=heard.append)
+    whole = train_detector(coloured_squares(), learner(), training, tmp_path / "whole", log=heard.append)
     assert len(whole.detect([coloured_squares()[0][0]])[0]) >= 10 and "step 6 of 6" in heard[-1]
 
     def die(text):
         raise KeyboardInterrupt
 
+    cut, state = tmp_path / "cut", tmp_path / "state"
     with pytest.raises(KeyboardInterrupt):
-        train_detector(coloured_squares(), config, training, tmp_path / "cut", tmp_path / "state", log=die, log_every=4)
-    assert torch.load(tmp_path / "state", weights_only=True)["step"] == 3
-    cut = train_detector(coloured_squares(), config, training, tmp_path / "cut", tmp_path / "state", log=heard.append)
-    assert cut.fingerprint == whole.fingerprint
+        train_detector(coloured_squares(), learner(), training, cut, state, log=die, log_every=4)
+    assert torch.load(state, weights_only=True)["step"] == 3
+    with pytest.raises(ValueError, match="other settings"):
+        train_detector(coloured_squares(), learner(), training, cut, state, settings={"rate": 1})
+    again = train_detector(coloured_squares(), learner(), training, cut, state, log=heard.append)
+    assert again.fingerprint == whole.fingerprint
+    assert (cut / "metrics.jsonl").read_text() == (tmp_path / "whole" / "metrics.jsonl").read_text()
+    assert (cut / "loss.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="no pictures"):
-        train_detector([], config, training, tmp_path / "none")
+        train_detector([], learner(), training, tmp_path / "none")
+
+
+def test_learns_from_pictures_without_things_and_from_unknown_attributes(tmp_path):
+    config = SmallDetectorConfig(["background", "square"], {"colour": ["blue", "red"]}, (4, 8, 8, 8), 16, (32, 32))
+    none = {"boxes": np.zeros((0, 4), np.float32), "classes": np.zeros(0, np.int64), "colour": np.zeros(0, np.int64)}
+    empty = (Image.new("RGB", (64, 48), "white"), none)
+    unknown = [(image, targets | {"colour": np.array([-1])}) for image, targets in coloured_squares()]
+    torch.manual_seed(0)
+    learner = SmallLearner(config, mixed=False)
+    for batch in ([empty, empty], [empty, unknown[0]]):
+        losses = learner.losses(batch)  # at half of the size
+        assert "colour" not in losses and ("box" in losses) == (batch[1] is not empty)
+        assert all(torch.isfinite(value) for value in losses.values())
+    assert "colour" in learner.losses([empty, coloured_squares()[0]])

@@ -1,6 +1,8 @@
 """Detectors: from a picture to regions. What a detector is, and how one is found by its name."""
 
+import json
 import os
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Protocol, runtime_checkable
@@ -12,6 +14,13 @@ from PIL import Image
 from uniter.regions.regions import Regions
 
 SHIPPED = {"scenes": Path(__file__).parent.parent / "assets" / "detector"}
+# What stands before the colon of a name -> the module whose `load` reads what stands behind it.
+KINDS = {"torchvision": "faster_rcnn"}
+# What the config.json of a folder says its format is -> the module and class whose `load` reads the folder.
+FORMATS = {
+    "uniter-small-detector": ("small", "SmallDetector"),
+    "uniter-torchvision-detector": ("faster_rcnn", "FasterRCNNDetector"),
+}
 
 
 @runtime_checkable
@@ -59,21 +68,34 @@ def vision_ops() -> ModuleType:
 
 
 def load_detector(name_or_folder: str | os.PathLike = "scenes", device: torch.device | str | None = None) -> Detector:
-    """A trained detector, by name or by folder.
+    """A detector, by name or by folder. Nothing is downloaded unless the name asks for it (docs/detectors.md).
 
     Args:
-        name_or_folder: `scenes` (ships with the package), or a folder that `SmallDetector.save` wrote.
+        name_or_folder: `scenes` (ships with the package), a folder that `uniter detector train` wrote, or a kind, a
+            colon and what that kind reads, such as `torchvision:fasterrcnn_resnet50_fpn_v2@FILE`.
         device: where to compute; by default the first GPU, or else the processor.
 
     Raises:
         ValueError: there is no such detector.
     """
-    from uniter.regions.small import SmallDetector
-
-    folder = SHIPPED.get(str(name_or_folder), Path(name_or_folder))
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    name = str(name_or_folder)
+    kind, colon, rest = name.partition(":")
+    if colon and kind in KINDS:
+        return import_module(f"uniter.regions.{KINDS[kind]}").load(rest, device)
+    folder = SHIPPED.get(name, Path(name_or_folder))
     if not folder.is_dir():
         raise ValueError(
-            f"there is no detector {str(name_or_folder)!r}: give one of {', '.join(SHIPPED)}, "
-            "or a folder with config.json and model.safetensors"
+            f"there is no detector {name!r}: give {', '.join(SHIPPED)}, a folder with config.json and "
+            f"model.safetensors, or one of {', '.join(f'{kind}:...' for kind in KINDS)}"
         )
-    return SmallDetector.load(folder, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    module, reader = FORMATS.get(_format(folder), FORMATS["uniter-small-detector"])
+    return getattr(import_module(f"uniter.regions.{module}"), reader).load(folder, device)
+
+
+def _format(folder: Path) -> str:
+    """What a folder's config.json says it is; what is wrong with the file is its reader's to say."""
+    try:
+        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("format", "")
+    except (OSError, ValueError, AttributeError):
+        return ""

@@ -189,7 +189,8 @@ def _walk(folder: Path, out: Path | None) -> Iterator[Path]:
 
 def _writer(out: Path, detector: Detector, shard_images: int) -> StoreWriter:
     attributes = getattr(detector, "attribute_names", None)
-    return StoreWriter(out, detector.fingerprint, detector.class_names, attributes, shard_images)
+    notes = getattr(detector, "notes", None)
+    return StoreWriter(out, detector.fingerprint, detector.class_names, attributes, shard_images, notes=notes)
 
 
 def _decoded(files: list[tuple[str, Path]], ahead: int) -> Iterator[tuple[str, Image.Image | str]]:

@@ -18,6 +18,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from uniter.regions.choosing import clip, given_boxes
 from uniter.regions.detectors import vision_ops
 from uniter.regions.pictures import upright_rgb
 from uniter.regions.regions import Regions
@@ -128,7 +129,7 @@ class SmallNetwork(nn.Module):
         self.attributes = nn.ModuleDict(
             {name: nn.Linear(config.feature_size, len(values)) for name, values in config.attributes.items()}
         )
-        # What turns a hidden vector into a region's feature; `training.calibrate` sets them.
+        # What turns a hidden vector into a region's feature; `small_training.calibrate` sets them.
         self.register_buffer("feature_mean", torch.zeros(config.feature_size))
         self.register_buffer("feature_scale", torch.ones(config.feature_size))
         nn.init.constant_(self.objectness.bias, -4.0)  # pyrefly: ignore  # almost every place is background (Lin et al. 2017)
@@ -209,6 +210,17 @@ def mend(boxes: Tensor, deltas: Tensor) -> Tensor:
     return torch.cat([centres - sides / 2, centres + sides / 2], dim=1)
 
 
+def fit(image: Image.Image, long_side: tuple[int, int]) -> Image.Image:
+    """An image scaled so that its longer side in pixels lies between two numbers."""
+    low, high = long_side
+    long = max(image.size)
+    scale = min(max(long, low), high) / long
+    if scale == 1:
+        return image
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.BILINEAR)
+
+
 def to_pixels(image: Image.Image) -> Tensor:
     """An RGB image as (3, H, W) float32 numbers of about -2 to 2."""
     return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).float().sub_(127.5).div_(64)
@@ -279,11 +291,9 @@ class SmallDetector:
         Raises:
             ValueError: boxes have another shape, or none is given.
         """
-        boxes = np.asarray(boxes, dtype=np.float32)
-        if boxes.ndim != 2 or boxes.shape[1] != 4 or len(boxes) == 0 or not np.isfinite(boxes).all():
-            raise ValueError(f"boxes must be finite and (regions, 4) pixels x1 y1 x2 y2, got shape {boxes.shape}")
         looked = self._look(image)
-        return self._describe(looked, torch.from_numpy(boxes).to(self.device) * looked.scale, sort=False)[0]
+        given = torch.from_numpy(given_boxes(boxes, looked.width, looked.height)).to(self.device)
+        return self._describe(looked, given * looked.scale, sort=False)[0]
 
     def words(self, regions: Regions, attributes: dict[str, np.ndarray]) -> list[str]:
         """What each region is called, such as `large red striped star`; arguments from `detect_with_attributes`."""
@@ -301,12 +311,7 @@ class SmallDetector:
     def _look(self, image: Image.Image) -> "_Looked":
         image = upright_rgb(image)
         width, height = image.size
-        low, high = self.config.long_side
-        long = max(width, height)
-        scale = min(max(long, low), high) / long
-        if scale != 1:
-            size = (max(1, round(width * scale)), max(1, round(height * scale)))
-            image = image.resize(size, Image.Resampling.BILINEAR)
+        image = fit(image, self.config.long_side)
         pixels = to_pixels(image)
         pixels = F.pad(pixels, (0, -image.width % 16, 0, -image.height % 16))[None]
         pixels = pixels.to(self.device).contiguous(memory_format=torch.channels_last)
@@ -409,10 +414,7 @@ class _Looked:
 
     def clip(self, boxes: Tensor) -> Tensor:
         """Boxes within the picture, each side at least a pixel long."""
-        ends = torch.tensor([self.scaled_width, self.scaled_height], dtype=boxes.dtype, device=boxes.device)
-        low = torch.minimum(boxes[:, :2].clamp(min=0), ends - 1)
-        high = torch.minimum(torch.maximum(boxes[:, 2:], low + 1), ends)
-        return torch.cat([low, high], dim=1)
+        return clip(boxes, self.scaled_width, self.scaled_height)
 
     def grid(self) -> Tensor:
         """The whole picture and its nine ninths, (10, 4)."""

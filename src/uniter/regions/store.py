@@ -53,6 +53,8 @@ class StoreWriter:
         full: keep the whole class distribution (float16) even above 64 classes, not the 32 largest and the rest's mass.
         compact: keep features as bytes (see `ByteFeatures`), not as float16: half the disk and the reading.
         source: where imported regions come from (`path` and settings), kept in the index under `sources`. Or None.
+        notes: what the detector says of itself, such as how its class probabilities were made, kept in the index. Or
+            None.
 
     Raises:
         ValueError: the folder holds something else, the regions of another detector, or of the same source with other
@@ -69,6 +71,7 @@ class StoreWriter:
         full: bool = False,
         compact: bool = False,
         source: dict[str, Any] | None = None,
+        notes: dict[str, str] | None = None,
     ) -> None:
         self.path = Path(path)
         if shard_images < 1:
@@ -112,6 +115,7 @@ class StoreWriter:
                 "detector": detector,
                 "class_names": None if class_names is None else list(class_names),
                 "attribute_names": attribute_names,
+                "notes": notes,
                 "feature_size": None,
                 "num_classes": None,
                 "shards": [],
@@ -391,6 +395,11 @@ class Store(RegionSource):
     def attribute_names(self) -> dict[str, list[str]] | None:
         """Of each attribute of the detector the names of its values, or None."""
         return self.index.get("attribute_names")
+
+    @property
+    def notes(self) -> dict[str, str] | None:
+        """What the detector said of itself: what its features are, how its class probabilities were made. Or None."""
+        return self.index.get("notes")
 
     @property
     def feature_size(self) -> int:
