@@ -111,13 +111,13 @@ def test_another_reader_finds_the_same_labels(said):
             if verdict is not None:
                 assert verdict == label, (text, scene.file_name)
                 understood[form][label] += 1
-    assert all(understood["picked"][label] > 0.06 * len(said) for label in LABELS)
-    assert all(understood["halves"][label] > 0.12 * len(said) for label in LABELS)
+    assert all(understood["picked"][label] > 0.15 * len(said) for label in LABELS)
+    assert all(understood["halves"][label] > 0.02 * len(said) for label in LABELS)
 
 
 def test_hypotheses_are_balanced_and_their_words_do_not_tell(said):
     shares = np.array(list(Counter(label for _, _, label in said).values())) / len(said)
-    assert len(said) > 9 * len(SCENES) and len(shares) == 3
+    assert len(said) > 6 * len(SCENES) and len(shares) == 3
     assert shares.max() < 0.37
     assert without_looking([(text, label) for _, text, label in said]) < 1 / 3 + 0.05
 

@@ -58,24 +58,25 @@ def hypotheses(scene: Scene, seed: int, count: int) -> list[tuple[str, str]]:
         count: how many at most; pictures of few things that are all alike, or all different, may have fewer.
     """
     found: dict[str, str] = {}
-    for number in range(count * 12):
-        random = draws.generator(seed, "hypothesis", scene.image_id, number)
-        sentences = one_of(random, (_picked, _picked, _and, _or))(scene, random)
-        if sentences is not None:
-            label = one_of(random, LABELS)
-            found.setdefault(finish(random, sentences[label]), label)
-        if len(found) == count:
-            break
+    for number in range(count):
+        form = one_of(draws.generator(seed, "hypothesis form", scene.image_id, number), _FORMS)
+        for attempt in range(12):
+            random = draws.generator(seed, "hypothesis", scene.image_id, number, attempt)
+            sentences = form(scene, random)
+            if sentences is not None:
+                label = one_of(random, LABELS)
+                found.setdefault(finish(random, sentences[label]), label)
+                break
     return list(found.items())
 
 
 def _picked(scene: Scene, random: np.random.Generator) -> Sentences | None:
     """Something said of one of several alike things, which one is left open."""
-    say = one_of(random, (_value, _value, _place, _relation))
-    choices = [(), ("shape",), ("shape",), ("shape", "colour"), ("shape", "texture"), ("colour",), ("texture",)]
+    say = one_of(random, (*(_value,) * 6, _place, _relation))
+    choices = [(), *(("shape",),) * 4, ("colour",), ("colour",), ("texture",), ("shape", "texture")]
     fields = one_of(random, choices)
     kinds = [what for what, times in counts(scene, fields).items() if times >= 2]
-    denied = random.random() < 0.3
+    denied = random.random() < 0.2
     template = one_of(random, _PICKED)
     said = say(scene, random, kinds)
     if said is None:
@@ -236,3 +237,7 @@ def _said(random: np.random.Generator, first: Claim, second: Claim) -> tuple[str
     form = f"{counted} there {{are}} {{how}} {{number}} {{count1}}"
     said = [form.format_map(Slots(claim, random)) for claim in (first, second)]
     return said[0], said[1]
+
+
+# A sentence of two halves asks for more than one about a picked thing: most are of the easier form.
+_FORMS = (*(_picked,) * 18, _and, _or)

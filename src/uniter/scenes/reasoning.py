@@ -11,7 +11,7 @@ from uniter.scenes.comparisons import comparison_set
 from uniter.scenes.entailment import hypotheses
 from uniter.scenes.world import Scene
 
-HYPOTHESES, CHOICES = 6, 2
+HYPOTHESES, CHOICES = 8, 2
 """Of each picture, how many hypotheses and how many questions with choices there are (at most)."""
 
 PICTURES_PER_SET = 2
