@@ -54,7 +54,8 @@ def scenes_make(
     """Draw pictures and say things about them, in the benchmarks' own file formats.
 
     Captions (Karpathy), questions (VQA v2), referring expressions (RefCOCO), hypotheses (SNLI-VE), sentences about two
-    pictures (NLVR2) and questions with choices (VCR, with the things' boxes beside each picture).
+    pictures (NLVR2) and questions with choices (VCR, with the things' boxes beside each picture); in folders of their
+    own captions like those of Flickr30K and COCO and expressions like those of RefCOCO+ and RefCOCOg.
     """
     from uniter.scenes.write import make
 
