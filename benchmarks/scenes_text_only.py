@@ -27,9 +27,8 @@ from uniter.scenes.claims import counts
 from uniter.scenes.comparisons import comparison_set
 from uniter.scenes.entailment import hypotheses
 from uniter.scenes.language import _FREQUENCY, ANSWERS, CHANCE, _absent, questions, statement
-from uniter.scenes.words import NOUNS, NUMBERS, SYNONYMS, VALUES, plural
+from uniter.scenes.words import NOUNS, NUMBERS, SYNONYMS, VALUES, plural, tokens
 from uniter.scenes.world import Scene, make_scene
-from uniter.scenes.write import tokens
 
 Example = tuple[str, str, str]  # text, answer, kind
 Chosen = tuple[str, list[str], int, str]  # what is known, four choices, the number of the right one, kind

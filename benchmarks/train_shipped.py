@@ -23,6 +23,7 @@ from uniter.recipe import load_recipe
 from uniter.regions.extract import extract
 from uniter.run import evaluate, run
 from uniter.scenes.write import make
+from uniter.tasks.base import load
 
 PICTURES = {"train": 6000, "val": 300, "test": 500, "novel": 500}
 TASKS = ("vqa", "refcoco", "retrieval")
@@ -30,11 +31,27 @@ MEASURE = {"retrieval": ["max_images=200", "captions_per_image=1"]}
 
 
 def texts_of(world: Path) -> list[str]:
-    """Every training caption and question of a world."""
-    captions = json.loads((world / "dataset_scenes.json").read_text())["images"]
-    questions = json.loads((world / "v2_OpenEnded_scenes_train_questions.json").read_text())["questions"]
-    said = [sentence["raw"] for image in captions if image["split"] == "train" for sentence in image["sentences"]]
-    return said + [question["question"] for question in questions]
+    """Every training text of a world, of whatever benchmark; a sentence said of several pairs of pictures once."""
+    said = []
+    for path in ("dataset_scenes.json", "flickr30k/dataset_flickr30k.json", "coco/dataset_coco.json"):
+        images = json.loads((world / path).read_text(encoding="utf-8"))["images"]
+        said += [each["raw"] for image in images if image["split"] == "train" for each in image["sentences"]]
+    questions = json.loads((world / "v2_OpenEnded_scenes_train_questions.json").read_text(encoding="utf-8"))[
+        "questions"
+    ]
+    said += [question["question"] for question in questions]
+    for folder in ("", "refcoco+", "refcocog"):
+        said += [expression.text for expression in load("refcoco")(world / folder).examples("train")]
+    said += [record["sentence2"] for record in _lines(world / "snli_ve_train.jsonl")]
+    said += dict.fromkeys(record["sentence"] for record in _lines(world / "train.json"))
+    for record in _lines(world / "train.jsonl"):
+        for words in (record["question"], *record["answer_choices"], *record["rationale_choices"]):
+            said.append(" ".join(word if isinstance(word, str) else record["objects"][word[0]] for word in words))
+    return said
+
+
+def _lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def ship(run_folder: Path, name: str) -> None:

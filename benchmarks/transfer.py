@@ -25,12 +25,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    rows = table(scenes(options.out, options.seeds, ("retrieval", "refcoco", "vqa"), BUDGET))
+    rows = table(scenes(options.out, options.seeds, ("captions", "refcoco", "vqa"), BUDGET))
     text = f"""# Pre-training against none, on drawn scenes
 
-`python benchmarks/transfer.py --seeds {" ".join(map(str, options.seeds))}`: mean over {len(options.seeds)} seeds ± standard deviation, percent.
+`python benchmarks/transfer.py --seeds {" ".join(map(str, options.seeds))}`: mean over {len(options.seeds)} seeds ± standard deviation (95% interval of the mean by Student's t), percent.
 A seed has its own {BUDGET.train:,} training and {BUDGET.test} + {BUDGET.novel} held-out pictures, fresh weights and order. Both columns have the same fine-tuning: {BUDGET.updates["vqa"]:,} updates
-for questions, {BUDGET.updates["refcoco"]} for expressions, {BUDGET.updates["retrieval"]} for retrieval, {BUDGET.tokens:,} tokens each. "Pre-trained" starts from the one pre-training that ships
+for questions, {BUDGET.updates["refcoco"]} for expressions, {BUDGET.updates["captions"]} for retrieval, {BUDGET.tokens:,} tokens each. "Pre-trained" starts from the one pre-training that ships
 (20,000 updates on other pictures, `docs/results/shipped.md`). Retrieval among {BUDGET.measured} pictures, chance {100 / BUDGET.measured:.1f}. "New pairs": every picture shows
 colours and shapes that never occur together in training.
 

@@ -45,7 +45,7 @@ def changes(recipe) -> list[str]:
     found += [f"train.max_examples={min(recipe.train.max_examples or 8, 8)}"]
     found += [f"train.accumulate={min(recipe.train.accumulate, 2)}"]
     if recipe.kind == "finetune":
-        scenes = str(recipe.data) == "data/scenes"
+        scenes = Path(recipe.data).parts[:2] == ("data", "scenes")
         if "candidates" in recipe.options:
             found.append(f"options.candidates={CANDIDATES['scenes' if scenes else 'published']}")
         if scenes and recipe.task == "vqa":

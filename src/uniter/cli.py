@@ -56,7 +56,8 @@ def scenes_make(
     """Draw pictures and say things about them, in the benchmarks' own file formats.
 
     Captions (Karpathy), questions (VQA v2), referring expressions (RefCOCO), hypotheses (SNLI-VE), sentences about two
-    pictures (NLVR2) and questions with choices (VCR, with the things' boxes beside each picture).
+    pictures (NLVR2) and questions with choices (VCR, with the things' boxes beside each picture); in folders of their
+    own captions like those of Flickr30K and COCO and expressions like those of RefCOCO+ and RefCOCOg.
     """
     from uniter.scenes.write import make
 
@@ -150,7 +151,9 @@ def detector_train(
 def bench_scenes(
     out: Out,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from 0.")] = 1,
-    task: Annotated[list[str] | None, typer.Option("--task", help="Only this task; may be repeated.")] = None,
+    task: Annotated[
+        list[str] | None, typer.Option("--task", help="Only this task or group of tasks; may be repeated.")
+    ] = None,
     updates: Annotated[
         int | None, typer.Option(min=1, help="Updates of fine-tuning on every task; by task if left out.")
     ] = None,
@@ -162,16 +165,16 @@ def bench_scenes(
     """Fine-tune on every task of the drawn world, from scratch and pre-trained; print the table (hours on a CPU)."""
     from dataclasses import replace
 
-    from uniter.bench import TASKS, Budget, scenes, table
+    from uniter.bench import BENCHMARKS, PAPER, Budget, scenes, table, times
     from uniter.files import write_text
 
     budget = Budget(pretraining=pretraining)
     if updates is not None:
-        budget = replace(budget, updates=dict.fromkeys(TASKS, updates))
-    found = scenes(out, range(seeds), task or TASKS, budget, not quiet)
-    rows = table(found)
-    write_text(out / "table.md", rows + "\n")
-    print(rows)
+        budget = replace(budget, updates=dict.fromkeys(BENCHMARKS, updates))
+    found = scenes(out, range(seeds), task or PAPER, budget, not quiet)
+    text = f"{table(found)}\n\n{times(found)}"
+    write_text(out / "table.md", text + "\n")
+    print(text)
 
 
 def _train(kind: str, recipe: str, overrides: list[str] | None, out: Path, quiet: bool) -> None:

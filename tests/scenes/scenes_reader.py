@@ -36,7 +36,8 @@ MEANING = {
 for _word, (_field, _value) in list(MEANING.items()):
     if _field == "shape":
         MEANING[_word + ("es" if _word[-1] in "sx" else "s")] = (_field, _value)
-NUMBERS = dict(zip(["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"], range(1, 11)))
+NUMBERS = "one two three four five six seven eight nine ten eleven twelve"
+NUMBERS = {word: number + 1 for number, word in enumerate(NUMBERS.split())}
 
 RELATIONS = {
     "left": ["to the left of", "on the left of", "left of"],
@@ -271,4 +272,60 @@ def find(scene, text):
         axis, sign = {"left": (0, 1), "right": (0, -1), "top": (1, 1), "bottom": (1, -1)}[match[2]]
         order = sorted(fitting(scene, found[0]), key=lambda thing: sign * centre(thing)[axis])
         return [order[("first", "second", "third").index(match[1])]]
-    raise AssertionError(f"not understood: {text!r} as {form!r}")
+    found_things = find_by_looks(scene, form, found)
+    return find_in_a_sentence(scene, form, found) if found_things is None else found_things
+
+
+def find_by_looks(scene, form, found):
+    """What the forms of RefCOCO+ mean, None if it is none of them."""
+    if re.fullmatch(r"only #( that is a #)?|(only )?N that is (V|a #)", form):
+        return fitting(scene, found[-1])
+    if re.fullmatch(r"(only |N )?# that is not (V|a #)", form):
+        what, other = found[-2:]
+        return [thing for thing in fitting(scene, what) if not _has(thing, other)]
+    if match := re.fullmatch(r"# (?:of|with|that has) the same (\w+) as the #", form):
+        (anchor,) = fitting(scene, found[-1])
+        field = {"color": "colour", "V": "texture"}.get(match[1], match[1])  # "pattern" is a word for textures
+        return [
+            thing
+            for thing in fitting(scene, found[0])
+            if thing is not anchor and getattr(thing, field) == getattr(anchor, field)
+        ]
+    return None
+
+
+OF_TWO = {"left": "leftmost", "right": "rightmost", "upper": "topmost", "higher": "topmost", "lower": "bottommost"}
+OF_TWO |= {"larger": "largest", "bigger": "largest", "smaller": "smallest"}
+
+
+def find_in_a_sentence(scene, form, found):
+    """What the forms of RefCOCOg mean: a thing or one of a counted group, and all that is said of it."""
+    group = re.search(r"(?:of|among) the N #", form)
+    left = list(found)
+    if group:
+        number = next(item for item in left if isinstance(item, int) and item > 1)
+        what = next(item for item in left if isinstance(item, dict))
+        members = fitting(scene, what)
+        assert len(members) == number
+        most_of = re.search(r"\b(X|" + "|".join(OF_TWO) + r")(?: N| (?:of|among) )", form)
+        if most_of:
+            word = next(item for item in left if isinstance(item, str)) if most_of[1] == "X" else OF_TWO[most_of[1]]
+            return [most(word, members)]
+        rest = form.replace(group[0], "")
+        left = left[left.index(what) + 1 :]
+    else:
+        what = next(item for item in left if isinstance(item, dict))
+        members, rest = fitting(scene, what), form.replace("#", "", 1)
+        left.remove(what)
+    said = re.findall(r"R the #|P", rest)
+    assert said, f"not understood: {form!r}"
+    left = [item for item in left if not isinstance(item, int)]
+    for condition in said:
+        first = left.pop(0)
+        if condition == "P":
+            members = [thing for thing in members if _inside(scene, first, thing)]
+        else:
+            (anchor,) = fitting(scene, left.pop(0))
+            members = [thing for thing in members if thing is not anchor and related(scene, first, thing, anchor)]
+    assert not left, f"not understood: {form!r}"
+    return members

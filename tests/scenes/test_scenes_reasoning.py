@@ -14,9 +14,9 @@ from uniter.scenes.choices import choices
 from uniter.scenes.comparisons import PAIRS, comparison_set
 from uniter.scenes.entailment import LABELS, hypotheses
 from uniter.scenes.reasoning import HYPOTHESES, metadata
-from uniter.scenes.words import SYNONYMS
+from uniter.scenes.words import SYNONYMS, tokens
 from uniter.scenes.world import HELD_OUT, SPLITS, make_scene
-from uniter.scenes.write import make, tokens
+from uniter.scenes.write import make
 from uniter.tasks.base import load
 
 SCENES = [make_scene(0, split, index) for split in SPLITS for index in range(60)]

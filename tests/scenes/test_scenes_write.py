@@ -7,6 +7,7 @@ from PIL import Image
 
 from uniter.scenes import write
 from uniter.scenes.write import make
+from uniter.tasks.base import load
 
 PICTURES = {"train": 6, "val": 2, "novel": 2}
 
@@ -22,14 +23,16 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_captions_are_laid_out_as_karpathy_does(folder):
-    content = json.loads((folder / "dataset_scenes.json").read_text())
-    assert content["dataset"] == "scenes"
+@pytest.mark.parametrize("name", ["", "flickr30k", "coco"])
+def test_captions_are_laid_out_as_karpathy_does(folder, name):
+    content = json.loads((folder / name / f"dataset_{name or 'scenes'}.json").read_text())
+    assert content["dataset"] == (name or "scenes")
     assert [image["split"] for image in content["images"]] == ["train"] * 6 + ["val"] * 2 + ["novel"] * 2
     sentids = []
     for number, image in enumerate(content["images"]):
         assert image["imgid"] == number
         assert (folder / "images" / image["filename"]).is_file()
+        assert ("filepath" in image) == ("cocoid" in image) == (name == "coco")
         assert image["sentids"] == [sentence["sentid"] for sentence in image["sentences"]]
         assert len(image["sentences"]) == 5
         for sentence in image["sentences"]:
@@ -61,9 +64,12 @@ def test_questions_are_laid_out_as_vqa_does(folder):
     assert len(ids) == 8 * sum(PICTURES.values())
 
 
-def test_references_are_laid_out_as_refcoco_does(folder):
-    references = pickle.loads((folder / "refs(scenes).p").read_bytes())
-    instances = json.loads((folder / "instances.json").read_text())
+@pytest.mark.parametrize(
+    "place", ["refs(scenes).p", "refcoco+/refs(unc).p", "refcocog/refs(umd).p"], ids=["refcoco", "refcoco+", "refcocog"]
+)
+def test_references_are_laid_out_as_refcoco_does(folder, place):
+    references = pickle.loads((folder / place).read_bytes())
+    instances = json.loads(((folder / place).parent / "instances.json").read_text())
     annotations = {annotation["id"]: annotation for annotation in instances["annotations"]}
     images = {image["id"]: image for image in instances["images"]}
     assert len(annotations) == len(instances["annotations"])
@@ -86,6 +92,29 @@ def test_references_are_laid_out_as_refcoco_does(folder):
     for image in images.values():
         with Image.open(folder / "images" / image["file_name"]) as picture:
             assert picture.size == (image["width"], image["height"])
+
+
+def test_the_test_pictures_of_refcoco_plus_have_two_sides(tmp_path):
+    make(tmp_path, {"val": 1, "test": 12, "novel": 1}, progress=False)
+    names = lambda split: {e.image for e in load("refcoco")(tmp_path / "refcoco+").examples(split)}
+    sides = names("testA"), names("testB")
+    assert all(sides) and not sides[0] & sides[1]
+    assert sides[0] | sides[1] == names("testA+testB")
+    tested = {e.image for e in load("refcoco")(tmp_path / "refcocog").examples("test")}
+    assert len(tested) == 12 and len(names("testA+testB")) > 9 and names("testA+testB") <= tested
+    assert names("val") and names("novel")
+    with pytest.raises(ValueError, match="nothing in split 'test'; it has novel, testA, testB, val"):
+        names("test")
+
+
+def test_a_folder_that_said_less_is_completed(folder, tmp_path):
+    make(tmp_path, PICTURES, seed=1, progress=False)
+    manifest = json.loads((tmp_path / "scenes.json").read_text())
+    del manifest["numbers"]["references_refcoco+"]
+    (tmp_path / "scenes.json").write_text(json.dumps(manifest))
+    (tmp_path / "refcoco+" / "refs(unc).p").unlink()
+    make(tmp_path, PICTURES, seed=1, progress=False)
+    assert contents(tmp_path) == contents(folder)
 
 
 def test_truth_holds_every_scene(folder):

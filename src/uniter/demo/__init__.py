@@ -1,13 +1,11 @@
 """The main job, once, offline, in minutes: pictures and sentences in, a pre-trained and fine-tuned model and a page about it out."""
 
 import json
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from uniter.bench import fine_tuning
+from uniter.bench import Clock, fine_tuning
 from uniter.demo.report import Numbers, write_report
 from uniter.files import write_json
 from uniter.pipeline import SHIPPED
@@ -77,7 +75,8 @@ def finetuning_recipe(out: Path, sizes: Sizes, seed: int, task: str, start: str)
         "shipped": "{from: shipped}",
     }[start]
     options = {"captions_per_image": 1, "max_images": 30} if task == "retrieval" else {"validation_examples": 150}
-    return fine_tuning(out, task, model, getattr(sizes, task), 2 * sizes.tokens, seed, options)
+    benchmark = "captions" if task == "retrieval" else task
+    return fine_tuning(out, benchmark, model, getattr(sizes, task), 2 * sizes.tokens, seed, options)
 
 
 def _quoted(path: Path) -> str:
@@ -103,25 +102,26 @@ def run_demo(out: str | Path, seed: int = 0, progress: bool = True, sizes: Sizes
     """
     out, sizes = Path(out), sizes or Sizes()
     _claim(out, {"demo": 1, "seed": seed, **vars(sizes)})
-    seconds = _Clock(out / "seconds.json")
+    path = out / "seconds.json"
+    spent: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    seconds = Clock(spent, lambda: write_json(path, spent))
     pictures = {"train": sizes.train, "val": sizes.val, "test": sizes.test, "novel": sizes.novel}
     seconds.time("draw", lambda: make(out / "world", pictures, seed=seed, workers=2, progress=progress))
     seconds.time("regions", lambda: extract(out / "world" / "images", out / "regions", progress=progress))
     recipe = pretraining_recipe(out, sizes, seed)
-    seconds.time("pre-train", lambda: _finished(run(recipe, out / "runs" / "pretrain", progress)))
+    seconds.time("pre-train", _finished, recipe, out / "runs" / "pretrain", progress)
     for task in TASKS:
         for start in STARTS:
             recipe = finetuning_recipe(out, sizes, seed, task, start)
             folder = out / "runs" / f"{task}-{start}"
-            seconds.time(f"fine-tune ({start})", lambda r=recipe, f=folder: _finished(run(r, f, progress)))
+            seconds.time(f"fine-tune ({start})", _finished, recipe, folder, progress)
     numbers = seconds.time("measure", lambda: measure(out, sizes, progress))
-    return seconds.time("page", lambda: write_report(out, numbers, seconds.spent))
+    return seconds.time("page", lambda: write_report(out, numbers, spent))
 
 
-def _finished(result: Any) -> Any:
-    if not result.finished:
+def _finished(recipe: Recipe, folder: Path, progress: bool) -> None:
+    if not run(recipe, folder, progress).finished:
         raise KeyboardInterrupt
-    return result
 
 
 def _claim(out: Path, settings: dict[str, Any]) -> None:
@@ -136,22 +136,6 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
         raise ValueError(f"{out} holds something that is no demo: choose another --out")
     else:
         write_json(path, settings)
-
-
-class _Clock:
-    """How long each stage took, over all sessions of a demo."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.spent: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-    def time(self, stage: str, work: Callable[[], Any]) -> Any:
-        began = time.perf_counter()
-        try:
-            return work()
-        finally:
-            self.spent[stage] = round(self.spent.get(stage, 0.0) + time.perf_counter() - began, 1)
-            write_json(self.path, self.spent)
 
 
 def measure(out: Path, sizes: Sizes, progress: bool = True) -> Numbers:

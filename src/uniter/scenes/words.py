@@ -136,3 +136,8 @@ def finish(random: np.random.Generator, text: str) -> str:
     if style < 0.25 and not text.endswith("?"):
         text += "."
     return text
+
+
+def tokens(text: str) -> list[str]:
+    """A sentence as Karpathy's files have it: lower-case words without punctuation."""
+    return "".join(c if c.isalnum() or c == "-" else " " for c in text.lower()).split()

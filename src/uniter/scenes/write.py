@@ -1,11 +1,11 @@
 """A folder of the embedded world in the benchmarks' own layouts, for the tasks to read as they read public files.
 
-Captions, questions and referring expressions are laid out here, hypotheses, statements about two pictures and choices
-in `uniter.scenes.reasoning`.
+Captions and questions are laid out here, referring expressions in `uniter.scenes.references`, hypotheses, statements
+about two pictures and choices in `uniter.scenes.reasoning`. What a benchmark calls by a name that another has too lies
+in a folder of the benchmark's name, about the same pictures.
 """
 
 import json
-import pickle
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
@@ -17,19 +17,18 @@ from typing import Any
 from uniter import draws
 from uniter.files import replacing, write_bytes, write_json
 from uniter.scenes.draw import draw
-from uniter.scenes.language import ANSWERS, Question, captions, questions, referring
+from uniter.scenes.language import ANSWERS, Question, captions, questions
 from uniter.scenes.reasoning import metadata, write_choices, write_hypotheses, write_statements
-from uniter.scenes.words import VALUES
-from uniter.scenes.world import SHAPES, SPLITS, Scene, make_scene
+from uniter.scenes.references import KINDS, ROOM, write_references
+from uniter.scenes.retrieval_captions import coco_captions, flickr_captions
+from uniter.scenes.words import VALUES, tokens
+from uniter.scenes.world import SPLITS, Scene, make_scene
 
 FORMAT = 1
 """Counts up when a folder made by another version of this file could not be continued."""
 
-CAPTIONS, QUESTIONS, REFERENCES = 5, 8, 4
-"""Of each picture, how many captions, questions and referring expressions there are (at most)."""
-
-_ROOM = 16
-"""Ids of sentences, questions, things and references are the image's id times this, and a number."""
+CAPTIONS, QUESTIONS = 5, 8
+"""Of each picture, how many captions of a style and how many questions there are."""
 
 
 def make(
@@ -55,7 +54,7 @@ def make(
     out = Path(out)
     settings = {"format": FORMAT, "seed": int(seed), "pictures": _checked(pictures)}
     manifest = _open(out, settings)
-    if manifest.get("done") and set(manifest["numbers"]) >= set(_PER_SPLIT):
+    if manifest.get("done") and set(manifest["numbers"]) >= {*_STYLES, *KINDS, *_PER_SPLIT}:
         return manifest
     (out / "images").mkdir(parents=True, exist_ok=True)
     wanted = [(split, index) for split, number in settings["pictures"].items() for index in range(number)]
@@ -64,8 +63,9 @@ def make(
     missing = [scene for scene in scenes if not {scene.file_name, _metadata_name(scene)} <= there]
     _draw_all(out / "images", missing, workers, progress)
     numbers = {"pictures": len(scenes), "things": sum(len(scene.things) for scene in scenes)}
-    numbers["captions"] = _write_captions(out, scenes, seed)
-    numbers["references"] = _write_references(out, scenes, seed)
+    for kind in _STYLES:
+        numbers[kind] = _write_captions(out, kind, scenes, seed)
+    numbers |= write_references(out, scenes, seed)
     for kind, write in _PER_SPLIT.items():
         by_split = {split: [scene for scene in scenes if scene.split == split] for split in settings["pictures"]}
         numbers[kind] = sum(write(out, split, members, seed) for split, members in by_split.items())
@@ -143,24 +143,23 @@ def _bar(items: Iterable, total: int, progress: bool) -> Iterable:
     return tqdm(items, total=total, desc="pictures", unit="picture")
 
 
-def tokens(text: str) -> list[str]:
-    """A sentence as Karpathy's files have it: lower-case words without punctuation."""
-    return "".join(c if c.isalnum() or c == "-" else " " for c in text.lower()).split()
-
-
-def _write_captions(out: Path, scenes: list[Scene], seed: int) -> int:
-    """`dataset_scenes.json`, in the layout of Karpathy's `dataset_flickr30k.json`."""
+def _write_captions(out: Path, kind: str, scenes: list[Scene], seed: int) -> int:
+    """Captions of a style, in the layout of Karpathy's files; returns how many."""
+    path, folder, write = _STYLES[kind]
     images, total = [], 0
     for number, scene in enumerate(scenes):
         sentences = [
             {"raw": text, "tokens": tokens(text), "imgid": number, "sentid": total + k}
-            for k, text in enumerate(captions(scene, seed, CAPTIONS))
+            for k, text in enumerate(write(scene, seed, CAPTIONS))
         ]
         total += len(sentences)
         sentids = [sentence["sentid"] for sentence in sentences]
         image = {"imgid": number, "filename": scene.file_name, "split": scene.split}
+        image |= {"filepath": folder, "cocoid": scene.image_id} if folder else {}
         images.append(image | {"sentids": sentids, "sentences": sentences})
-    write_json(out / "dataset_scenes.json", {"dataset": "scenes", "images": images})
+    (out / path).parent.mkdir(exist_ok=True)
+    name = Path(path).stem.removeprefix("dataset_")
+    write_json(out / path, {"dataset": name, "images": images})
     return total
 
 
@@ -169,7 +168,7 @@ def _write_questions(out: Path, split: str, scenes: list[Scene], seed: int) -> i
     asked, answered = [], []
     for scene in scenes:
         for k, question in enumerate(questions(scene, seed, QUESTIONS)):
-            ids = {"image_id": scene.image_id, "question_id": scene.image_id * _ROOM + k}
+            ids = {"image_id": scene.image_id, "question_id": scene.image_id * ROOM + k}
             asked.append(ids | {"question": question.text})
             answered.append(
                 ids
@@ -221,59 +220,6 @@ def _answers_of(question: Question) -> tuple[str, ...]:
     return ("yes", "no")
 
 
-def _write_references(out: Path, scenes: list[Scene], seed: int) -> int:
-    """`refs(scenes).p` and `instances.json`, in the layout of RefCOCO: one reference a thing, with its sentences."""
-    references: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    sent_id = 0
-    for scene in scenes:
-        for position, thing in enumerate(scene.things):
-            annotations.append(_annotation(scene, position, thing.shape, thing.box))
-        said: dict[int, list[str]] = {}
-        for text, position in referring(scene, seed, REFERENCES):
-            said.setdefault(position, []).append(text)
-        for position, texts in said.items():
-            about = annotations[len(annotations) - len(scene.things) + position]
-            sentences = []
-            for text in texts:
-                words = tokens(text)
-                sentences.append({"tokens": words, "raw": text, "sent_id": sent_id, "sent": " ".join(words)})
-                sent_id += 1
-            references.append(
-                {
-                    "sent_ids": [sentence["sent_id"] for sentence in sentences],
-                    "file_name": scene.file_name,
-                    "ann_id": about["id"],
-                    "ref_id": len(references),
-                    "image_id": scene.image_id,
-                    "split": scene.split,
-                    "sentences": sentences,
-                    "category_id": about["category_id"],
-                }
-            )
-    images = [
-        {"id": scene.image_id, "file_name": scene.file_name, "height": scene.height, "width": scene.width}
-        for scene in scenes
-    ]
-    categories = [{"id": number + 1, "name": shape, "supercategory": "shape"} for number, shape in enumerate(SHAPES)]
-    content = {"images": images, "annotations": annotations, "categories": categories}
-    write_json(out / "instances.json", content)
-    write_bytes(out / "refs(scenes).p", pickle.dumps(references, protocol=2))
-    return sent_id
-
-
-def _annotation(scene: Scene, position: int, shape: str, box: tuple[float, ...]) -> dict[str, Any]:
-    width, height = box[2] - box[0], box[3] - box[1]
-    return {
-        "id": scene.image_id * _ROOM + position + 1,
-        "image_id": scene.image_id,
-        "category_id": SHAPES.index(shape) + 1,
-        "bbox": [box[0], box[1], width, height],
-        "area": width * height,
-        "iscrowd": 0,
-    }
-
-
 _PER_SPLIT: dict[str, Callable[[Path, str, list[Scene], int], int]] = {
     "questions": _write_questions,
     "hypotheses": write_hypotheses,
@@ -281,3 +227,10 @@ _PER_SPLIT: dict[str, Callable[[Path, str, list[Scene], int], int]] = {
     "choices": write_choices,
 }
 """Of each kind that has files of its own for each split, what writes those of one and counts what it wrote."""
+
+_STYLES: dict[str, tuple[str, str, Callable[[Scene, int, int], list[str]]]] = {
+    "captions": ("dataset_scenes.json", "", captions),
+    "captions_flickr30k": ("flickr30k/dataset_flickr30k.json", "", flickr_captions),
+    "captions_coco": ("coco/dataset_coco.json", "images", coco_captions),
+}
+"""Of each kind of captions, the file, the folder that it names for each picture (COCO) and what writes them."""

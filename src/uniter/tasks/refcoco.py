@@ -130,11 +130,14 @@ class RefCOCO(Task):
         return super().most_pieces - 1
 
     def examples(self, split: str) -> list[Expression]:
-        """The expressions of a split (train, val, testA, testB, test) in the file's order.
+        """The expressions of a split (train, val, testA, testB, test; several joined by "+") in the file's order.
 
         Raises:
             ValueError: a file is missing or foreign, or has no such split.
         """
+        return [example for part in split.split("+") for example in self._of_split(part)]
+
+    def _of_split(self, split: str) -> list[Expression]:
         if database := open_split(self.data, split, ("refcoco*",), self.vocabulary):
             return self._stored_expressions(database)
         path, instances_path = self.only_file("refs", "refs(*).p"), self.file("instances.json")
