@@ -231,7 +231,7 @@ def _beside(path: str) -> str:
 
 def _system(url: str) -> tuple[Any, str]:
     """The file system of a URL and the path in it."""
-    return _needed("fsspec").core.url_to_fs(url)
+    return needed("fsspec").core.url_to_fs(url)
 
 
 def _at_url(url: str, root: str | os.PathLike | None) -> tuple[list[str], str | os.PathLike | None]:
@@ -257,15 +257,20 @@ def _at_url(url: str, root: str | os.PathLike | None) -> tuple[list[str], str | 
     return [system.unstrip_protocol(file) for file in files], root or system.unstrip_protocol(base)
 
 
-def _needed(module: str) -> Any:
+def needed(module: str, extra: str = "scale") -> Any:
+    """A module that an extra brings.
+
+    Raises:
+        ValueError: it is not installed.
+    """
     try:
         return import_module(module)
     except ImportError as error:
-        raise ValueError(f"this needs {module} ({error}): pip install 'uniter[scale]'") from None
+        raise ValueError(f"this needs {module} ({error}): pip install 'uniter[{extra}]'") from None
 
 
 def _opened(path: str) -> BinaryIO:
-    return _needed("fsspec").open(path, "rb").open() if is_url(path) else Path(path).open("rb")
+    return needed("fsspec").open(path, "rb").open() if is_url(path) else Path(path).open("rb")
 
 
 # ---------------------------------------------------------------- what holds many pictures
@@ -277,14 +282,13 @@ def _in_tar(path: str, failures: list[Failure]) -> list[Picture]:
     found: list[tuple[str, Place]] = []
     try:
         with _opened(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            for member in tar:
+            while (member := tar.next()) is not None:
                 if not member.isreg() or member.issparse() or PurePosixPath(member.name).name.startswith("."):
                     continue
                 name, place = member.name.removeprefix("./"), Place(path, member.offset_data, member.size)
                 places[name] = place
                 if name.lower().rpartition(".")[2] in ENDINGS:
                     found.append((name, place))
-                tar.members = []  # or it would keep them all
     except FileNotFoundError:
         failures.append(Failure(path, "there is no such tar: check the path"))
     except (tarfile.TarError, EOFError) as error:
@@ -302,7 +306,7 @@ def _key(name: str) -> str:
 
 def _in_parquet(path: str, failures: list[Failure]) -> list[Picture]:
     """The rows of a Parquet file: the first column of bytes, or of {bytes, path}, holds the pictures."""
-    parquet = _needed("pyarrow.parquet")
+    parquet = needed("pyarrow.parquet")
     try:
         with _opened(path) as file, parquet.ParquetFile(file) as table:
             return list(_table_rows(path, table))
@@ -349,5 +353,5 @@ _reading_rows = Lock()  # pictures are taken row by row, so that threads ask for
 @lru_cache(maxsize=2)
 def _rows(path: str, column: str, group: int) -> Any:
     """A column of a row group; the last ones are kept."""
-    with _opened(path) as file, _needed("pyarrow.parquet").ParquetFile(file) as table:
+    with _opened(path) as file, needed("pyarrow.parquet").ParquetFile(file) as table:
         return table.read_row_group(group, columns=[column]).column(0)

@@ -19,6 +19,7 @@ import torch
 from tqdm import tqdm
 
 from uniter.regions.detectors import Detector, load_detector
+from uniter.regions.pictures_source import needed
 from uniter.regions.shard_work import Work, process
 
 
@@ -201,10 +202,7 @@ def run_ray(work: Work, shards: list[int], how: How, workers: int | None, shown:
     Raises:
         ValueError: Ray is not installed.
     """
-    try:
-        import ray
-    except ImportError as error:
-        raise ValueError(f"this needs Ray ({error}): pip install 'uniter[ray]'") from None
+    ray = needed("ray", "ray")
     started = not ray.is_initialized()
     if started:
         ray.init(log_to_driver=False, include_dashboard=False)

@@ -327,8 +327,8 @@ def process(
         return
     pictures = work.pictures(number)
     names = detector.class_names
-    sizes = {"feature_size": detector.feature_size, "num_classes": None, "class_names": names}
-    sizes["num_classes"] = None if names is None else len(names)
+    classes = None if names is None else len(names)
+    sizes = {"feature_size": detector.feature_size, "num_classes": classes, "class_names": names}
     results: list[Regions | str] = [""] * len(pictures)
     for places, images in _grouped(_decoded(pictures, threads, 2 * batch), detector, batch, results, step):
         if work.plan["asked"]["annotated"]:
