@@ -322,7 +322,7 @@ def _table_rows(path: str, table: Any) -> Iterator[Picture]:
     schema = table.schema_arrow
 
     def is_bytes(kind: Any) -> bool:
-        return types.is_binary(kind) or types.is_large_binary(kind)
+        return kind is not None and (types.is_binary(kind) or types.is_large_binary(kind))
 
     def fields(kind: Any) -> dict[str, Any]:
         return {field.name: field.type for field in kind} if types.is_struct(kind) else {}
