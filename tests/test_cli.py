@@ -495,7 +495,7 @@ def test_recipes_are_listed_and_shown(uniter):
 # ------------------------------------------------------------ pictures that are skipped, disks that are full
 
 
-def test_unreadable_pictures_are_named_and_skipped(place, uniter):
+def test_unreadable_pictures_are_named_and_the_status_says_so(place, uniter):
     folder = place.folder / "pictures"
     folder.mkdir()
     shutil.copy(place.picture, folder / "good.png")
@@ -503,8 +503,8 @@ def test_unreadable_pictures_are_named_and_skipped(place, uniter):
     shutil.copy(place.folder / "cut.png", folder)
     Image.new("RGB", (3, 3)).save(folder / "small.png")
     status, out, err = uniter("extract", folder, "--out", place.out, "--quiet")
-    assert status == 0 and "2 images, 2 added" in out and "2 files skipped" in out
-    assert [line.split(":")[0] for line in err.splitlines()] == ["skipped cut.png", "skipped text.png"]
+    assert status == 3 and "2 images, 2 added" in out and "2 failed (see failures.jsonl)" in out
+    assert [line.split(":")[0] for line in err.splitlines()] == ["failed cut.png", "failed text.png"]
     assert uniter("search", folder, "x", "--model", place.models / "matching", "--store", place.out)[0] == 0
 
 

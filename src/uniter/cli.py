@@ -31,6 +31,9 @@ app.add_typer(recipes_app, name="recipes")
 detector_app = typer.Typer(help="Detectors of one's own.", no_args_is_help=True)
 app.add_typer(detector_app, name="detector")
 
+SHOWN = 20  # so many failures are named on stderr
+SOME_FAILED = 3  # exit status of an extraction that left pictures out
+
 Out = Annotated[
     Path, typer.Option("--out", help="Where to write. What is there already is resumed or refused, never clobbered.")
 ]
@@ -69,22 +72,68 @@ def scenes_make(
 
 @app.command()
 def extract(
-    folder: Annotated[Path, typer.Argument(help="Folder of pictures, searched with all folders in it.")],
     out: Out,
+    source: Annotated[
+        str | None,
+        typer.Argument(help="Folder of pictures, glob, list file (@FILE), tar, Parquet file, or a URL of these."),
+    ] = None,
     detector: DetectorName = "scenes",
     batch: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 8,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes (default 1), or Ray's actors (default one a GPU or core).")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads that decode, in each process; by default 1, or 8 beside a GPU.")
+    ] = None,
+    shard_images: Annotated[int, typer.Option(min=1, help="Pictures done, and lost by a kill, at once.")] = 512,
+    root: Annotated[
+        str | None, typer.Option("--root", help="Folder that names begin below, if it is not the source.")
+    ] = None,
+    ray: Annotated[bool, typer.Option("--ray", help="Work in Ray's actors.")] = False,
+    finish: Annotated[
+        bool, typer.Option("--finish", help="Only make the store, after ranks that did all its shards.")
+    ] = False,
     annotated: Annotated[
         bool, typer.Option("--annotated", help="Take the boxes in the JSON beside each picture (VCR) instead.")
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Find the regions of every picture in a folder and keep them in a store."""
-    from uniter.regions.extract import extract as run_extract
+    """Find the regions of every picture of a source and keep them in a store.
 
-    report = run_extract(folder, out, detector, batch=batch, progress=not quiet, annotated=annotated)
-    for skipped in report.skipped:
-        print(f"skipped {skipped.name}: {skipped.reason}", file=sys.stderr)
+    Under torchrun or srun each rank does its share of the shards, and the last makes the store (docs/scale.md).
+    Exit status 3: the store was made, but some pictures failed; they are in its failures.jsonl. A rank's is then 0.
+    """
+    from uniter.regions.extract import extract as run_extract
+    from uniter.regions.extract import finish as run_finish
+    from uniter.regions.runners import rank_from
+
+    if finish:
+        rank, report = None, run_finish(out)
+    elif source is None:
+        raise ValueError("what to extract from is missing: give a folder of pictures, or another SOURCE")
+    else:
+        rank = rank_from(os.environ)
+        report = run_extract(
+            source,
+            out,
+            detector,
+            batch=batch,
+            progress=not quiet,
+            shard_images=shard_images,
+            root=root,
+            annotated=annotated,
+            workers=workers,
+            threads=threads,
+            rank=rank,
+            ray=ray,
+        )
+    for failure in report.failures[:SHOWN]:
+        print(f"failed {failure.name}: {failure.reason}", file=sys.stderr)
+    if len(report.failures) > SHOWN:
+        print(f"failed {len(report.failures) - SHOWN} more", file=sys.stderr)
     print(report)
+    if report.failures and rank is None:  # a launcher would end the other ranks
+        raise typer.Exit(SOME_FAILED)
 
 
 @app.command("import-regions")

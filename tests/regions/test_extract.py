@@ -84,10 +84,11 @@ def test_odd_pictures(tmp_path):
         seen = store[name]
         assert (seen.width, seen.height) == (width, height), name
         assert abs(float(seen.features[0, 2]) - red) <= 2, name
-    assert {entry.name for entry in report.skipped} == {"cut.jpg", "empty.jpg", "notes.txt", "text.png"}
-    assert json.loads((tmp_path / "out" / "skipped.json").read_text())[0]["name"] == "cut.jpg"
+    assert {entry.name for entry in report.failures} == {"cut.jpg", "empty.jpg", "notes.txt", "text.png"}
+    lines = (tmp_path / "out" / "failures.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(lines[0])["name"] == "cut.jpg" and len(lines) == 4
     again = extract(tmp_path / "in", tmp_path / "out", Plain(), progress=False)
-    assert again.added == 0 and again.images == len(expected) and len(again.skipped) == 4
+    assert again.added == 0 and again.images == len(expected) and len(again.failures) == 4
 
 
 def test_killed_extraction_is_continued_to_the_same_store(tmp_path):
@@ -110,7 +111,7 @@ def test_files_by_name_and_a_store_inside_the_folder(tmp_path):
     extract([tmp_path / "x.png"], tmp_path / "store", Plain(), progress=False)
     assert Store(tmp_path / "store").names == ["x.png"]
     report = extract(tmp_path, tmp_path / "store", Plain(), progress=False)
-    assert Store(tmp_path / "store").names == ["x.png", "y.png"] and not report.skipped
+    assert Store(tmp_path / "store").names == ["x.png", "y.png"] and not report.failures
 
 
 def test_refusals_name_the_mend(tmp_path):

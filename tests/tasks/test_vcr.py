@@ -231,7 +231,7 @@ def test_from_pictures_with_annotated_boxes_to_choices(world, tmp_path):
     shutil.copy(world.picture(1), folder / "alone.png")  # without boxes
     report = extract(folder, tmp_path / "gt", annotated=True, progress=False)
     assert (report.images, report.added) == (1, 1)
-    assert [(one.name, "no alone.json" in one.reason) for one in report.skipped] == [("alone.png", True)]
+    assert [(one.name, "no alone.json" in one.reason) for one in report.failures] == [("alone.png", True)]
     found = Store(tmp_path / "gt")[record["img_fn"]]
     np.testing.assert_allclose(found.boxes, [box[:4] for box in boxes], atol=0.01)
     extract(folder / record["img_fn"], tmp_path / "detected", root=folder, progress=False)

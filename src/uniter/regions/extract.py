@@ -1,33 +1,22 @@
-"""Regions of one's own pictures: a folder of pictures in, a store out."""
+"""Regions of one's own pictures: a folder of pictures in, a store out; or five million of them, by many machines."""
 
-import json
 import os
 import time
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-from tqdm import tqdm
+from filelock import FileLock
 
-from uniter.files import write_json
-from uniter.regions.detectors import Detector, load_detector
+from uniter.files import read_json
+from uniter.regions.detectors import Detector
 from uniter.regions.pictures import open_picture as open_picture
-from uniter.regions.regions import Regions
-from uniter.regions.store import StoreWriter
-
-SKIPPED = "skipped.json"
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A file that gave no regions: its name and why."""
-
-    name: str
-    reason: str
+from uniter.regions.pictures_source import Failure as Failure
+from uniter.regions.pictures_source import Source
+from uniter.regions.pictures_source import list_pictures as list_pictures
+from uniter.regions.runners import How, local_rank, run_here, run_pool, run_ray
+from uniter.regions.shard_work import FAILURES, LOCK, Work, begin, read_failures
+from uniter.regions.store import INDEX, PLAN, UNFINISHED
 
 
 @dataclass(frozen=True)
@@ -38,23 +27,27 @@ class Report:
         store: the folder of the store.
         images: images in the store now.
         added: of these, the ones that this run added.
-        skipped: files that could not be read; also in `skipped.json` in the store's folder.
+        failures: pictures without regions, and why; also in `failures.jsonl` in the store's folder.
         seconds: how long it took.
+        left: shards that other ranks have yet to do.
     """
 
     store: Path
     images: int
     added: int
-    skipped: list[Skipped]
+    failures: list[Failure]
     seconds: float
+    left: int = 0
 
     def __str__(self) -> str:
         text = f"{self.store}: {self.images} images, {self.added} added in {self.seconds:.1f} s"
-        return f"{text}, {len(self.skipped)} files skipped (see {SKIPPED})" if self.skipped else text
+        if self.left:
+            return f"{text}, {len(self.failures)} failed, {self.left} shards left to other ranks"
+        return f"{text}, {len(self.failures)} failed (see {FAILURES})" if self.failures else text
 
 
 def extract(
-    source: str | os.PathLike | Sequence[str | os.PathLike],
+    source: Source,
     out: str | os.PathLike,
     detector: Detector | str | os.PathLike = "scenes",
     batch: int = 8,
@@ -62,14 +55,20 @@ def extract(
     shard_images: int = 512,
     root: str | os.PathLike | None = None,
     annotated: bool = False,
+    workers: int | None = None,
+    threads: int | None = None,
+    rank: tuple[int, int] | None = None,
+    ray: bool = False,
 ) -> Report:
-    """Find the regions of every picture in a folder and keep them in a store.
+    """Find the regions of every picture of a source and keep them in a store.
 
-    Run again after a kill, it does what is missing, and the store comes out as if it had not been killed. An image's
-    name is its path below the folder, with `/`, and names are taken in order. Hidden files are left out.
+    The pictures are cut into shards, in order. Run again after a kill, it does the shards that are missing, and the
+    store comes out as if it had not been killed; the same store comes out of one process, several, ranks and Ray. Run
+    again after the end, it does what is new or failed.
 
     Args:
-        source: a folder, searched with all folders in it, or a list of files.
+        source: a folder, searched with all folders in it; a glob, a list file, WebDataset tars, Parquet files or a URL
+            of these, as `find_pictures` says; or a list of files.
         out: the folder of the store, new or to be continued.
         detector: what finds the regions, or the name or folder of one.
         batch: pictures handed to the detector at a time.
@@ -78,158 +77,87 @@ def extract(
         root: the folder that names begin below; by default `source`, or the common folder of the files.
         annotated: take the boxes in the JSON file beside each picture, in its order, instead of finding some: VCR's
             metadata, with `boxes` of x1 y1 x2 y2 and maybe a score, `width` and `height` in pixels.
+        workers: processes on this machine, by default one; or Ray actors, by default one a GPU, or else one a core.
+        threads: that decode in each of them; by default 1, or 8 beside a GPU.
+        rank: this process's rank and the number of ranks: of them, each does its share of the shards, and the last
+            makes the store. What failed before is not tried again.
+        ray: work in Ray actors.
 
     Returns:
-        What was done and what was skipped.
+        What was done and what failed.
 
     Raises:
         ValueError: there are no pictures, or `out` is not a store of this detector.
+        OSError: the store cannot be written to, such as on a full disk; what is done stays.
     """
     started = time.time()
-    if batch < 1:
-        raise ValueError(f"batch must be 1 or more, got {batch}")
+    for name, value in (("batch", batch), ("workers", workers), ("threads", threads), ("shard_images", shard_images)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be 1 or more, got {value}")
     out = Path(out)
-    files = list_pictures(source, out, root)
-    if isinstance(detector, str | os.PathLike):
-        detector = load_detector(detector)
-    skipped: list[Skipped] = []
-    # a new store is made when the first picture could be read, so that a mistaken folder leaves none behind
-    writer = _writer(out, detector, shard_images) if out.exists() else None
-    todo = [(name, path) for name, path in files if writer is None or not writer.has(name)]
-    added, paths = 0, dict(files)
-    with tqdm(total=len(files), initial=len(files) - len(todo), unit="picture", disable=not progress) as bar:
-        for group in _batched(_decoded(todo, 2 * batch), batch, skipped, bar):
-            writer = writer or _writer(out, detector, shard_images)
-            if annotated:
-                found = [_at_boxes(detector, paths[name], image) for name, image in group]
-            else:
-                found = detector.detect([image for _, image in group])
-            for (name, _), regions in zip(group, found, strict=True):
-                if isinstance(regions, str):
-                    skipped.append(Skipped(name, regions))
-                    continue
-                writer.add(name, regions)
-                added += 1
-            bar.update(len(group))
-    if writer is None or len(writer) == 0:
-        reasons = f"; the first: {skipped[0].reason}" if skipped else ""
-        raise ValueError(f"none of the {len(files)} files in {source} is a picture that can be read{reasons}")
-    writer.close()
-    if skipped:
-        write_json(out / SKIPPED, [asdict(entry) for entry in skipped], indent=1)
-    else:
-        (out / SKIPPED).unlink(missing_ok=True)
-    return Report(out, len(writer), added, skipped, time.time() - started)
+    how = How(out.absolute(), detector, batch, threads)
+    loaded: Detector | None = None
+    failures = read_failures(out) if rank else []  # what is not tried again
+    before = None
+    while True:
+        loaded = loaded or how.load(local_rank(os.environ))
+        with _alone(out) if rank else nullcontext():
+            work, resumed = begin(source, out, loaded, shard_images, root, annotated, failures, shared=rank is not None)
+        before = _images(out) if before is None else before
+        if work is None:
+            return Report(out, _images(out), _images(out) - before, failures, time.time() - started)
+        shards = [shard for shard in work.left() if rank is None or shard % rank[1] == rank[0]]
+        names = {picture.name for shard in shards for picture in work.pictures(shard)} if rank else set()
+        if ray or (workers or 1) > 1:
+            loaded = None  # its GPU is needed
+        if ray:
+            run_ray(work, shards, how, workers, progress, merge=rank is None)
+        elif (workers or 1) > 1:
+            run_pool(work, shards, how, workers or 1, progress, merge=rank is None)
+        else:
+            run_here(work, shards, how, loaded, progress, merge=rank is None)
+        if left := len(work.left()):
+            assert rank is not None, "a shard was forgotten"
+            said = [work.said(shard) for shard in shards]
+            failures = [Failure(**one) for shard in said for one in shard["failures"]]
+            return Report(out, _images(out), len(names) - len(failures), failures, time.time() - started, left)
+        failures = work.finish()
+        images = _images(out)
+        if images == 0:
+            reasons = f"; the first: {failures[0].reason}" if failures else ""
+            raise ValueError(f"none of the {work.images} files in {source} is a picture that can be read{reasons}")
+        if rank or not resumed:  # after what was begun long ago there may be new pictures
+            added = len(names) - len({failure.name for failure in failures} & names) if rank else images - before
+            return Report(out, images, added, failures, time.time() - started)
 
 
-def _at_boxes(detector: Detector, picture: Path, image: Image.Image) -> Regions | str:
-    """The regions at a picture's annotated boxes, or the reason why there are none."""
-    path = picture.with_suffix(".json")
-    try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-        boxes = np.array([box[:4] for box in said["boxes"]], dtype=np.float32).reshape(-1, 4)
-        scale = np.array([image.width / said["width"], image.height / said["height"]] * 2, dtype=np.float32)
-        return detector.features(image, boxes * scale)
-    except FileNotFoundError:
-        return f"there is no {path.name} with its boxes beside it"
-    except (ValueError, TypeError, KeyError, IndexError, ZeroDivisionError) as error:
-        return f"{path.name} does not hold boxes, width and height as VCR's metadata do ({error})"
-
-
-def list_pictures(
-    source: str | os.PathLike | Sequence[str | os.PathLike],
-    out: Path | None = None,
-    root: str | os.PathLike | None = None,
-) -> list[tuple[str, Path]]:
-    """Names and paths of the files that `extract` would try, in order.
-
-    A JSON file in a folder that is named as a picture beside it is left out: it holds the picture's metadata (VCR).
+def finish(out: str | os.PathLike) -> Report:
+    """Make the store after ranks that did all shards, none of which could do this.
 
     Args:
-        source: a folder or a list of files.
-        out: a folder to leave out. Or None.
-        root: the folder that names begin below.
+        out: the folder of the store.
 
     Raises:
-        ValueError: the folder or a file is missing, there is no file, or two files have the same name.
+        ValueError: no extraction goes on there, or shards are missing.
     """
-    if isinstance(source, str | os.PathLike):
-        folder = Path(source)
-        if not folder.exists():
-            raise ValueError(f"there is no folder {folder}: check the path")
-        paths = [folder] if folder.is_file() else list(_walk(folder, out))
-        root = Path(root or (folder.parent if folder.is_file() else folder))
+    started, out = time.time(), Path(out)
+    before = _images(out)
+    if (out / UNFINISHED / PLAN).exists():
+        failures = Work(out).finish()
+    elif before:  # somebody has finished it
+        failures = read_failures(out)
     else:
-        paths = [Path(path) for path in source]
-        missing = [path for path in paths if not path.is_file()]
-        if missing:
-            raise ValueError(
-                f"{len(missing)} of the {len(paths)} files do not exist, such as {missing[0]}: check the paths"
-            )
-        root = Path(root or (os.path.commonpath([path.absolute().parent for path in paths]) if paths else "."))
-    if not paths:
-        raise ValueError(f"there are no pictures in {source}: give a folder with JPEG, PNG, WebP, BMP or GIF files")
-    try:
-        files = {path.absolute().relative_to(root.absolute()).as_posix(): path for path in paths}
-    except ValueError:
-        raise ValueError(f"not all files lie below {root}: give their common folder as root") from None
-    return sorted(files.items())
+        raise ValueError(f"no extraction goes on in {out}: check the path")
+    return Report(out, _images(out), _images(out) - before, failures, time.time() - started)
 
 
-def _walk(folder: Path, out: Path | None) -> Iterator[Path]:
-    left_out = None if out is None else out.resolve()
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [f for f in folders if not f.startswith(".") and Path(parent, f).resolve() != left_out]
-        stems = Counter(Path(file).stem for file in files)
-        for file in files:
-            beside = file.endswith(".json") and stems[Path(file).stem] > 1  # a picture's metadata (VCR)
-            if not file.startswith(".") and not beside:
-                yield Path(parent, file)
+def _images(out: Path) -> int:
+    """How many images a store has; 0 if there is none."""
+    file = out / INDEX
+    return sum(entry["images"] for entry in read_json(file)["shards"]) if file.exists() else 0
 
 
-def _writer(out: Path, detector: Detector, shard_images: int) -> StoreWriter:
-    attributes = getattr(detector, "attribute_names", None)
-    notes = getattr(detector, "notes", None)
-    return StoreWriter(out, detector.fingerprint, detector.class_names, attributes, shard_images, notes=notes)
-
-
-def _decoded(files: list[tuple[str, Path]], ahead: int) -> Iterator[tuple[str, Image.Image | str]]:
-    """Each name with its picture, or with the reason why there is none; decoded in a thread, a few ahead."""
-    waiting: deque[tuple[str, Future]] = deque()
-    remaining = iter(files)
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        while True:
-            while len(waiting) < ahead and (entry := next(remaining, None)) is not None:
-                waiting.append((entry[0], thread.submit(_open, *entry)))
-            if not waiting:
-                return
-            name, future = waiting.popleft()
-            yield name, future.result()
-
-
-def _open(name: str, path: Path) -> Image.Image | str:
-    try:
-        name.encode()
-        return open_picture(path)
-    except UnicodeEncodeError:
-        return "the file's name is not valid UTF-8: rename it"
-    except ValueError as error:
-        return str(error)
-
-
-def _batched(
-    decoded: Iterator[tuple[str, Image.Image | str]], batch: int, skipped: list[Skipped], bar: tqdm
-) -> Iterator[list[tuple[str, Image.Image]]]:
-    """Groups of readable pictures; the others go to `skipped`."""
-    group: list[tuple[str, Image.Image]] = []
-    for name, image in decoded:
-        if isinstance(image, str):
-            skipped.append(Skipped(name.encode(errors="replace").decode(), image.encode(errors="replace").decode()))
-            bar.update(1)
-            continue
-        group.append((name, image))
-        if len(group) == batch:
-            yield group
-            group = []
-    if group:
-        yield group
+def _alone(out: Path) -> FileLock:
+    """Held by the one rank that looks for the pictures."""
+    out.mkdir(parents=True, exist_ok=True)
+    return FileLock(out / LOCK)

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -10,14 +11,15 @@ _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "A
 """What is tried; Pillow knows more, some of which (EPS) would start other programs."""
 
 
-def open_picture(path: str | os.PathLike) -> Image.Image:
+def open_picture(path: str | os.PathLike | BinaryIO, name: str | None = None) -> Image.Image:
     """A picture file as an upright RGB image, fully decoded.
 
     Takes JPEG, PNG, WebP, BMP, TIFF and GIF (first frame); grey, palette and 16-bit pictures too; what is transparent
     is shown on white.
 
     Args:
-        path: the file.
+        path: the file, or its bytes opened.
+        name: what a message calls it; by default the path.
 
     Returns:
         An RGB image, rotated as its EXIF orientation says.
@@ -25,17 +27,18 @@ def open_picture(path: str | os.PathLike) -> Image.Image:
     Raises:
         ValueError: the file is missing, is no picture, or is damaged; the text names it.
     """
+    said = name or (str(Path(path)) if isinstance(path, str | os.PathLike) else "this")
     try:
         Image.init()  # or Pillow does not yet know all of these
         with Image.open(path, formats=[kind for kind in _FORMATS if kind in Image.OPEN]) as image:
             image.load()
             return upright_rgb(image)
     except FileNotFoundError:
-        raise ValueError(f"there is no picture at {path}: check the path") from None
+        raise ValueError(f"there is no picture at {said}: check the path") from None
     except UnidentifiedImageError:
-        raise ValueError(f"{Path(path)} is no picture of a known kind: replace or remove it") from None
+        raise ValueError(f"{said} is no picture of a known kind: replace or remove it") from None
     except Exception as error:  # Pillow's decoders raise many kinds, from SyntaxError to struct.error
-        raise ValueError(f"{Path(path)} cannot be read as a picture ({error}): replace or remove it") from error
+        raise ValueError(f"{said} cannot be read as a picture ({error}): replace or remove it") from error
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:

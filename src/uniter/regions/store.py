@@ -31,6 +31,7 @@ from uniter.regions.source import UnknownImageError as UnknownImageError
 FORMAT = "uniter-regions"
 VERSION = 1
 INDEX = "index.json"
+UNFINISHED, PLAN = ".extraction", "plan.json"  # the folder, in a store's, of an extraction that goes on
 FULL_CLASSES = 64  # up to so many classes the whole distribution is stored
 TOP_CLASSES = 32  # above, so many of the most probable, and the mass of the rest
 _OPEN_SHARDS = 256  # a mapped shard holds a file descriptor, of which a process often has 1,024
@@ -82,44 +83,22 @@ class StoreWriter:
         self._pending: list[tuple[str, Regions]] = []
         self._names: set[str] = set()
         self._closed = False
-        if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"{self.path} is a file: give the folder of a store, or one that does not exist yet")
-        if (self.path / INDEX).exists():
-            store = Store(self.path)
-            self.index: dict[str, Any] = store.index
-            self._found: dict[str, Any] | None = json.loads(json.dumps(store.index))
-            if store.detector != detector:
-                raise ValueError(
-                    f"{self.path} holds regions of detector {store.detector!r}, not of {detector!r}: "
-                    "write to another folder, or remove this one"
-                )
+        found = read_to_continue(self.path, detector, class_names)
+        if found is not None:
+            self.index, names = found
+            self._found: dict[str, Any] | None = json.loads(json.dumps(self.index))
             if bool(self.index.get("compact")) != compact:
                 kept = "bytes" if self.index.get("compact") else "float16"
                 raise ValueError(f"{self.path} keeps its features as {kept}: say so again, or write to another folder")
-            if class_names is not None and self.index["class_names"] not in (None, list(class_names)):
-                raise ValueError(f"{self.path} was made with other class names: write to another folder")
             self._note(source)
-            self._names.update(store.names)
-            store.close()
+            self._names.update(names)
         else:
-            if self.path.is_dir() and any(not entry.name.startswith(".") for entry in self.path.iterdir()):
-                raise ValueError(
-                    f"{self.path} is not empty and is no store (no {INDEX}): give a new or an empty folder"
-                )
             self._made_folder = not self.path.exists()
             self._found = None
             self.path.mkdir(parents=True, exist_ok=True)
-            self.index = {
-                "format": FORMAT,
-                "version": VERSION,
-                "detector": detector,
-                "class_names": None if class_names is None else list(class_names),
-                "attribute_names": attribute_names,
-                "notes": notes,
-                "feature_size": None,
-                "num_classes": None,
-                "shards": [],
-            } | ({"compact": True} if compact else {})
+            self.index = new_index(detector, class_names, attribute_names, notes)
+            if compact:
+                self.index["compact"] = True
             self._note(source)
             write_json(self.path / INDEX, self.index, indent=1)
         for left in self.path.glob("*.writing"):  # of a writer that was killed
@@ -166,26 +145,11 @@ class StoreWriter:
             raise ValueError("an image needs a name")
         if name in self._names:
             return
-        self._check(name, regions)
+        check_fits(self.index, name, regions, self.path)
         self._names.add(name)
         self._pending.append((name, regions))
         if len(self._pending) >= self.shard_images:
             self.flush()
-
-    def _check(self, name: str, regions: Regions) -> None:
-        classes = 0 if regions.class_probs is None else regions.class_probs.shape[1]
-        for key, value in (("feature_size", regions.features.shape[1]), ("num_classes", classes)):
-            if self.index[key] is None:
-                self.index[key] = value
-            elif self.index[key] != value:
-                raise ValueError(f"image {name!r} has {key} {value}, the store {self.path} has {self.index[key]}")
-        names = self.index["class_names"]
-        if names is not None and classes and len(names) != classes:
-            raise ValueError(
-                f"image {name!r} has {classes} class probabilities, but {len(names)} class names were given"
-            )
-        if np.abs(regions.features).max(initial=0) > np.finfo(np.float16).max:
-            raise ValueError(f"image {name!r} has features beyond float16's range (65504): scale the features")
 
     def flush(self) -> None:
         """Write the images given since the last shard as a shard of their own."""
@@ -194,58 +158,11 @@ class StoreWriter:
         on_disk = json.loads((self.path / INDEX).read_text(encoding="utf-8"))
         if len(on_disk["shards"]) != len(self.index["shards"]):
             raise ValueError(f"another process is writing to {self.path}: let one writer at a time append to a store")
-        from safetensors.numpy import save
-
-        data = save(self._tensors())
-        file = f"shard-{len(self.index['shards']):05d}.safetensors"
-        write_bytes(self.path / file, data)
-        self.index["shards"].append(
-            {
-                "file": file,
-                "sha256": hashlib.sha256(data).hexdigest(),
-                "images": len(self._pending),
-                "regions": sum(len(regions) for _, regions in self._pending),
-                "bytes": len(data),
-            }
-        )
+        number, classes = next_shard(self.index), self.index["num_classes"] or 0
+        entry = write_shard(self.path, number, self._pending, classes, self.full, self.compact)
+        self.index["shards"].append(entry)
         write_json(self.path / INDEX, self.index, indent=1)
         self._pending = []
-
-    def _tensors(self) -> dict[str, np.ndarray]:
-        images = [regions for _, regions in self._pending]
-        names = [name.encode() for name, _ in self._pending]
-        flat = {
-            **(_bytes(images) if self.compact else _halves(images)),
-            "boxes": np.concatenate([r.boxes.astype(np.float32) for r in images]),
-            **_locations(images),
-            # NaN says "no score", so that images with and without can share a shard
-            "scores": np.concatenate(
-                [
-                    np.full(len(r), np.nan, np.float32) if r.scores is None else r.scores.astype(np.float32)
-                    for r in images
-                ]
-            ),
-            "offsets": _offsets([len(r) for r in images]),
-            "widths": np.array([r.width for r in images], np.float32),
-            "heights": np.array([r.height for r in images], np.float32),
-            "names": np.frombuffer(b"".join(names), np.uint8),
-            "name_offsets": _offsets([len(name) for name in names]),
-        }
-        classes = self.index["num_classes"]
-        if not classes:
-            return flat
-        probs = np.concatenate([np.asarray(r.class_probs, np.float32) for r in images])
-        if classes <= FULL_CLASSES:
-            flat["class_probs"] = probs
-        elif self.full:
-            flat["class_probs"] = probs.astype(np.float16)
-        else:
-            top = np.argsort(-probs, axis=1, kind="stable")[:, :TOP_CLASSES]
-            values = np.take_along_axis(probs, top, axis=1).astype(np.float16)
-            flat["top_classes"] = top.astype(np.uint16 if classes < 65536 else np.int64)
-            flat["top_probs"] = values
-            flat["rest_probs"] = np.maximum(probs.sum(1) - values.astype(np.float32).sum(1), 0).astype(np.float32)
-        return flat
 
     def abandon(self) -> None:
         """Take back all that this writer wrote: a new store vanishes, an old one is as it was found."""
@@ -267,8 +184,146 @@ class StoreWriter:
             self._closed = True
 
 
-def _halves(images: list[Regions]) -> dict[str, np.ndarray]:
-    return {"features": np.concatenate([r.features.astype(np.float16) for r in images])}
+def new_index(
+    detector: str | None,
+    class_names: list[str] | None,
+    attribute_names: dict[str, list[str]] | None,
+    notes: dict[str, str] | None = None,
+) -> dict[str, Any]:
+    """The index of a store without images; arguments as `StoreWriter`'s."""
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "detector": detector,
+        "class_names": None if class_names is None else list(class_names),
+        "attribute_names": attribute_names,
+        "notes": notes,
+        "feature_size": None,
+        "num_classes": None,
+        "shards": [],
+    }
+
+
+def read_to_continue(
+    path: Path, detector: str | None, class_names: list[str] | None
+) -> tuple[dict[str, Any], list[str]] | None:
+    """The index and the names of the store that is to be continued at a path, None if there is none yet.
+
+    Raises:
+        ValueError: the folder holds something else, or the regions of another detector.
+    """
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file: give the folder of a store, or one that does not exist yet")
+    if (path / UNFINISHED / PLAN).exists():
+        raise ValueError(f"an extraction into {path} was not finished: run it again first, or remove {path}")
+    if not (path / INDEX).exists():
+        if path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir()):
+            raise ValueError(f"{path} is not empty and is no store (no {INDEX}): give a new or an empty folder")
+        return None
+    store = Store(path)
+    if store.detector != detector:
+        raise ValueError(
+            f"{path} holds regions of detector {store.detector!r}, not of {detector!r}: "
+            "write to another folder, or remove this one"
+        )
+    if class_names is not None and store.class_names not in (None, list(class_names)):
+        raise ValueError(f"{path} was made with other class names: write to another folder")
+    store.close()
+    return store.index, store.names
+
+
+def check_fits(index: dict[str, Any], name: str, regions: Regions, path: Path) -> None:
+    """Refuse the regions of an image that a store cannot hold; the first ones say the sizes, kept in the index.
+
+    Raises:
+        ValueError: sizes differ from the store's, or a feature does not fit into float16.
+    """
+    classes = 0 if regions.class_probs is None else regions.class_probs.shape[1]
+    for key, value in (("feature_size", regions.features.shape[1]), ("num_classes", classes)):
+        if index[key] is None:
+            index[key] = value
+        elif index[key] != value:
+            raise ValueError(f"image {name!r} has {key} {value}, the store {path} has {index[key]}")
+    names = index["class_names"]
+    if names is not None and classes and len(names) != classes:
+        raise ValueError(f"image {name!r} has {classes} class probabilities, but {len(names)} class names were given")
+    if np.abs(regions.features).max(initial=0) > np.finfo(np.float16).max:
+        raise ValueError(f"image {name!r} has features beyond float16's range (65504): scale the features")
+
+
+def next_shard(index: dict[str, Any]) -> int:
+    """The number of the shard that comes after all that the index names; numbers may have gaps."""
+    return max((int(entry["file"].split("-")[1].split(".")[0]) + 1 for entry in index["shards"]), default=0)
+
+
+def write_shard(
+    folder: Path,
+    number: int,
+    images: list[tuple[str, Regions]],
+    num_classes: int,
+    full: bool = False,
+    compact: bool = False,
+) -> dict[str, Any]:
+    """Write images as a shard, whole or not at all: the same images give the same bytes.
+
+    Args:
+        folder: the store's.
+        number: of the shard.
+        images: names and regions, at least one.
+        num_classes: columns of their class probabilities, 0 if there are none.
+        full: as `StoreWriter`'s.
+        compact: as `StoreWriter`'s.
+
+    Returns:
+        The shard's entry in the index.
+    """
+    from safetensors.numpy import save
+
+    data = save(_tensors(images, num_classes, full, compact))
+    file = f"shard-{number:05d}.safetensors"
+    write_bytes(folder / file, data)
+    return {
+        "file": file,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "images": len(images),
+        "regions": sum(len(regions) for _, regions in images),
+        "bytes": len(data),
+    }
+
+
+def _tensors(named: list[tuple[str, Regions]], classes: int, full: bool, compact: bool) -> dict[str, np.ndarray]:
+    images = [regions for _, regions in named]
+    names = [name.encode() for name, _ in named]
+    flat = {
+        **(
+            _bytes(images) if compact else {"features": np.concatenate([r.features.astype(np.float16) for r in images])}
+        ),
+        "boxes": np.concatenate([r.boxes.astype(np.float32) for r in images]),
+        **_locations(images),
+        # NaN says "no score", so that images with and without can share a shard
+        "scores": np.concatenate(
+            [np.full(len(r), np.nan, np.float32) if r.scores is None else r.scores.astype(np.float32) for r in images]
+        ),
+        "offsets": _offsets([len(r) for r in images]),
+        "widths": np.array([r.width for r in images], np.float32),
+        "heights": np.array([r.height for r in images], np.float32),
+        "names": np.frombuffer(b"".join(names), np.uint8),
+        "name_offsets": _offsets([len(name) for name in names]),
+    }
+    if not classes:
+        return flat
+    probs = np.concatenate([np.asarray(r.class_probs, np.float32) for r in images])
+    if classes <= FULL_CLASSES:
+        flat["class_probs"] = probs
+    elif full:
+        flat["class_probs"] = probs.astype(np.float16)
+    else:
+        top = np.argsort(-probs, axis=1, kind="stable")[:, :TOP_CLASSES]
+        values = np.take_along_axis(probs, top, axis=1).astype(np.float16)
+        flat["top_classes"] = top.astype(np.uint16 if classes < 65536 else np.int64)
+        flat["top_probs"] = values
+        flat["rest_probs"] = np.maximum(probs.sum(1) - values.astype(np.float32).sum(1), 0).astype(np.float32)
+    return flat
 
 
 def _bytes(images: list[Regions]) -> dict[str, np.ndarray]:
