@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from uniter import draws
+from uniter.captions import Choice, public_captions
+from uniter.exclusion import Excluded
 from uniter.modeling_uniter import UniterForPreTraining
 from uniter.objectives import (
     Draws,
@@ -27,7 +29,7 @@ from uniter.regions import Regions
 from uniter.regions.formats import open_regions
 from uniter.regions.source import RegionSource
 from uniter.tasks.reading import name_finder
-from uniter.tasks.retrieval import open_captions, read_captions
+from uniter.tasks.retrieval import open_captions
 from uniter.tasks.text_database import TextDatabase
 from uniter.tasks.vcr import VCR
 from uniter.training.batching import evaluation_batches
@@ -54,6 +56,10 @@ class StoredTexts:
     def __getitem__(self, index: int) -> np.ndarray:
         database, name = self.captions[index]
         return self.processor.wrap(database.pieces(name, database.record(name)))
+
+    def of(self, rows: Sequence[int]) -> "StoredTexts":
+        """Those of some rows."""
+        return StoredTexts([self.captions[row] for row in rows], self.processor)
 
     def lengths(self) -> np.ndarray:
         """(captions,) pieces of each with CLS and SEP, from the databases' lists: nothing is read."""
@@ -84,29 +90,41 @@ class Captioned:
         split: str,
         processor: UniterProcessor,
         training: bool = True,
+        choice: Choice | None = None,
+        missing: str = "refuse",
     ) -> "Captioned":
         """Captions of a split, and the store with their images' regions.
 
         Args:
-            captions: JSON file in Karpathy's layout; or a text database `pretrain_<data set>_<split>.db`, or a folder
-                with one for this split.
+            captions: a data set's public file (`uniter.captions`); or a text database `pretrain_<data set>_<split>.db`,
+                or a folder with one for this split.
             regions: where their regions are, one place or several.
             split: several are joined by "+".
             processor: the vocabulary's owner.
             training: leave captions of a text database out that have more than `max_text` pieces (published).
+            choice: which captions of a public file; None: those of the split.
+            missing: "refuse" images that are not in the store, or "skip" them and say how many.
 
         Raises:
             ValueError: a file is missing or foreign, the split is empty, or an image is not in the store.
         """
         store = open_regions(regions)
+        choice = replace(choice or Choice(), split=split)
         if Path(captions).is_dir():
+            if choice != Choice(split):
+                raise ValueError(
+                    f"{captions}: splits, exclude, addresses and pictures are for public files; a text database is "
+                    "chosen already: leave them out"
+                )
             texts, shown = cls._stored(
                 Path(captions), split, processor, store, processor.max_text if training else None
             )
         else:
-            found = read_captions(captions, split, store)
+            found = public_captions(captions, choice, store)
             shown = [caption.image for caption in found]
-            texts = [processor.wrap(ids) for ids in processor.pieces_of([str(caption.text) for caption in found])]
+            texts = [processor.wrap(ids) for ids in processor.pieces_of([caption.text for caption in found])]
+        if missing == "skip":
+            texts, shown = cls._with_regions(texts, shown, captions, store)
         numbers: dict[str, int] = {}
         for image in shown:
             numbers.setdefault(image, len(numbers))
@@ -114,9 +132,30 @@ class Captioned:
         if absent:
             raise ValueError(
                 f"{regions}: {len(absent)} of the {len(numbers)} images of split {split!r} in {captions} are not in "
-                f"the store, the first is {absent[0]!r}; extract the missing pictures into it"
+                f"the store, the first is {absent[0]!r}; extract the missing pictures into it, or do without them by "
+                "`missing: skip`"
             )
         return cls(texts, np.array([numbers[image] for image in shown]), list(numbers), store)
+
+    @staticmethod
+    def _with_regions(
+        texts: list[np.ndarray] | StoredTexts, shown: list[str], place: str | Path, store: RegionSource
+    ) -> tuple[list[np.ndarray] | StoredTexts, list[str]]:
+        """The captions whose image is in the store, and their images; how many are left out is said."""
+        kept = [row for row, image in enumerate(shown) if image in store]
+        if not kept:
+            raise ValueError(
+                f"{place}: none of its pictures is in {store.path}, the first is {shown[0]!r}; are these its regions, and "
+                "are the pictures called as docs/pretraining_data.md says?"
+            )
+        images = [shown[row] for row in kept]
+        if len(kept) < len(shown):
+            log.warning(
+                "%s: %d pictures, %d of %d captions are left out: no regions in %s",
+                *(place, len(set(shown)) - len(set(images)), len(shown) - len(kept), len(shown), store.path),
+            )
+        chosen = texts.of(kept) if isinstance(texts, StoredTexts) else [texts[row] for row in kept]
+        return chosen, images
 
     @staticmethod
     def _stored(
@@ -255,12 +294,19 @@ class Stories(Captioned):
 
 def read_source(source, processor: UniterProcessor, training: bool = True) -> Captioned:
     """A source of a recipe; arguments as in `Captioned.read`."""
+    excluded = tuple(Excluded(e, None) if isinstance(e, Path) else Excluded(e.file, e.splits) for e in source.exclude)
     if source.kind == "vcr":
+        if excluded or source.splits or source.addresses or source.pictures or source.missing != "refuse":
+            raise ValueError(
+                f"{source.captions}: splits, exclude, addresses, pictures and missing are for captions, not for "
+                "sources of kind vcr; leave them out"
+            )
         place = (source.captions, source.regions, source.gt_regions, source.split)
         return Stories.read_vcr(*place, processor, training, source.lengths)
     if source.gt_regions is not None or source.lengths != "plain":
         raise ValueError(f"{source.captions}: gt_regions and lengths are for sources of kind vcr; leave them out")
-    return Captioned.read(source.captions, source.regions, source.split, processor, training)
+    choice = Choice(source.split, source.splits, excluded, tuple(source.addresses), source.pictures)
+    return Captioned.read(source.captions, source.regions, source.split, processor, training, choice, source.missing)
 
 
 def make_objectives(settings, vocabulary: Vocabulary) -> dict[Objective, float]:

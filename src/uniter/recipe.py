@@ -129,6 +129,13 @@ class ModelSettings(Settings):
     )
 
 
+class Exclusion(Settings):
+    """A benchmark's file whose pictures are left out of pre-training, and of which of its splits."""
+
+    file: FilePath = Field(description="refs(*).p, Karpathy's dataset_*.json, v2_*_questions.json or snli_ve_*.jsonl.")
+    splits: str | None = Field(None, description="Splits joined by +; null: all that the benchmark measures on.")
+
+
 class Source(Settings):
     """One set of captioned pictures."""
 
@@ -136,8 +143,8 @@ class Source(Settings):
         "captions", description="vcr: questions of VCR with their true answers and rationales (second stage)."
     )
     captions: FilePath = Field(
-        description="JSON file of captions, in Karpathy's layout, or a published text database; of VCR, the folder of "
-        "its files or databases."
+        description="The data set's public file (docs/pretraining_data.md), or a published text database; of VCR, the "
+        "folder of its files or databases."
     )
     gt_regions: FilePath | None = Field(
         None, description="Store of the regions of VCR's annotated boxes; null: they are in `regions` too."
@@ -150,6 +157,23 @@ class Source(Settings):
         "plain",
         description="Of VCR, in training; published: by lists that count the texts of four answers, and with 100 "
         "annotated regions; what is longer than max_text by the lists is left out.",
+    )
+    splits: FilePath | None = Field(
+        None, description="Karpathy's dataset_coco.json, to part a file without splits (COCO's own, Visual Genome) by."
+    )
+    exclude: list[Annotated[Path, Field(strict=False)] | Exclusion] = Field(
+        default_factory=list,
+        description="Benchmarks' files whose pictures are left out; each a path, or {file: ..., splits: val+test}.",
+    )
+    addresses: list[FilePath] = Field(
+        default_factory=list,
+        description="COCO's files that say where its pictures are at Flickr (captions_*.json), to know them by.",
+    )
+    pictures: FilePath | None = Field(
+        None, description="Lines `address<TAB>name`, or JSON: what each picture is called (Conceptual Captions, SBU)."
+    )
+    missing: Literal["refuse", "skip"] = Field(
+        "refuse", description="What becomes of captions whose picture has no regions; skip: left out, and counted."
     )
     name: str | None = Field(None, description="Name in logs; null: its number.")
     weight: Weight | None = Field(

@@ -56,13 +56,22 @@ def read_captions(path: str | Path, split: str, stored: Names | None = None) -> 
             field(sentence, "sentid", path, int),
             field(image, "imgid", path, int),
         )
-        for image, name, sentence in karpathy_sentences(path, split, stored)
+        for image, name, sentence in karpathy_sentences(path, read_json(path, dict), split, stored)
     ]
 
 
-def karpathy_sentences(path: Path, split: str, stored: Names | None = None) -> Iterator[tuple[Any, str, Any]]:
-    """Image's record, image's name, sentence's record of each sentence with words; arguments as in `read_captions`."""
-    images = field(read_json(path, dict), "images", path, list)
+def karpathy_sentences(
+    path: Path, content: Any, split: str, stored: Names | None = None
+) -> Iterator[tuple[Any, str, Any]]:
+    """Image's record, image's name and sentence's record of each sentence with words; the rest as in `read_captions`.
+
+    Args:
+        path: for messages.
+        content: of the file.
+        split: several joined by "+".
+        stored: what knows the images there are.
+    """
+    images = field(content, "images", path, list)
     splits = [field(image, "split", path, str) for image in images]
     wanted = split.split("+")
     if absent := set(wanted) - set(splits):

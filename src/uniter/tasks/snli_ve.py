@@ -58,7 +58,7 @@ class SNLIVE(Classification):
                 raise ValueError(
                     f"{path}: gold_label {label!r} is none of {', '.join(LABELS)}; download the file again"
                 )
-            image = name_of(_image_of(record, path))
+            image = name_of(picture_of(record, path))
             found.append(Labelled(field(record, "pairID", path, str), text, image, label))
         if not found:
             raise ValueError(f"{path}: no sentences; download or write it again")
@@ -81,7 +81,7 @@ class SNLIVE(Classification):
         return [{"pairID": pair_id, "label": label} for pair_id, label in read_json(Path(path), dict).items()]
 
 
-def _image_of(record: Any, path: Path) -> str:
+def picture_of(record: Any, path: Path) -> str:
     """The file name of a record's image; files name it with or without .jpg, under two keys, or in captionID alone."""
     for key in IMAGE_KEYS:
         if isinstance(record, Mapping) and key in record:
