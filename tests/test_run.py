@@ -6,11 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import fixtures
 from test_pretraining import recipe_of
 from uniter.modeling_uniter import UniterForAnswers, UniterForPreTraining
 from uniter.recipe import FinetuneRecipe, Recipe, parse_recipe, to_yaml
 from uniter.regions.store import Store
-from uniter.run import evaluate, finetuning_job, make_model, make_processor, predict, pretraining_job, run
+from uniter.run import evaluate, finetuning_job, make_model, make_processor, predict, pretraining_job, run, score
 from uniter.training.loop import train
 
 
@@ -153,3 +154,34 @@ def test_a_prediction_file_is_never_overwritten(world, tmp_path):
     assert found == len(json.loads(out.read_text())) > 0
     with pytest.raises(ValueError, match="exists already"):
         predict("vqa", world.data, world.regions, "val", world.models / "answers", [], out)
+
+
+HIDDEN = {  # task -> split, its file, and what a test split's records lack
+    "nlvr2": ("dev", "dev.json", ("label",)),
+    "snli_ve": ("dev", "snli_ve_dev.jsonl", ("gold_label",)),
+    "vcr": ("val", "val.jsonl", ("answer_label", "rationale_label")),
+    "vqa": ("val", "v2_mscoco_val2014_annotations.json", ()),  # a file of its own
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_a_split_without_labels_is_predicted_and_refused_before_the_work_of_measuring(name, tmp_path, monkeypatch):
+    case, (split, file, lacking) = fixtures.make_case(name, tmp_path / "data"), HIDDEN[name]
+    task = case.task()
+    fixtures.tiny_model(task).save_pretrained(tmp_path / "model")
+    task.processor.save_pretrained(tmp_path / "model")
+    store = fixtures.write_store(tmp_path / "store", case.regions)
+    path = case.data / file
+    if lacking:
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+        fixtures.write_lines(path, [{k: v for k, v in record.items() if k not in lacking} for record in records])
+    else:
+        path.unlink()
+    arguments = (name, case.data, store, split, tmp_path / "model", [f"{k}={v}" for k, v in case.options.items()])
+    count = predict(*arguments, tmp_path / "submission")
+    assert count == len(task.examples(split)) > 3
+    monkeypatch.setattr(type(task), "predict", lambda *_, **__: pytest.fail("worked for nothing"))
+    for call in (lambda: evaluate(*arguments), lambda: score(name, case.data, split, tmp_path / "submission")):
+        with pytest.raises(ValueError, match=r"has no (label|labels|public answers)") as caught:
+            call()
+        assert str(case.data) in str(caught.value) and "submission" not in str(caught.value)

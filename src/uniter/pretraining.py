@@ -145,8 +145,8 @@ class Captioned:
         kept = [row for row, image in enumerate(shown) if image in store]
         if not kept:
             raise ValueError(
-                f"{place}: none of its pictures is in {store.path}, the first is {shown[0]!r}; are these its regions, and "
-                "are the pictures called as docs/pretraining_data.md says?"
+                f"{place}: none of its pictures is in {store.path}, the first is {shown[0]!r}; are these its regions, "
+                "and are the pictures called as docs/pretraining_data.md says?"
             )
         images = [shown[row] for row in kept]
         if len(kept) < len(shown):
@@ -294,7 +294,7 @@ class Stories(Captioned):
 
 def read_source(source, processor: UniterProcessor, training: bool = True) -> Captioned:
     """A source of a recipe; arguments as in `Captioned.read`."""
-    excluded = tuple(Excluded(e, None) if isinstance(e, Path) else Excluded(e.file, e.splits) for e in source.exclude)
+    excluded = tuple(Excluded(one.file, one.splits) for one in source.exclude)
     if source.kind == "vcr":
         if excluded or source.splits or source.addresses or source.pictures or source.missing != "refuse":
             raise ValueError(

@@ -135,6 +135,11 @@ class Exclusion(Settings):
     file: FilePath = Field(description="refs(*).p, Karpathy's dataset_*.json, v2_*_questions.json or snli_ve_*.jsonl.")
     splits: str | None = Field(None, description="Splits joined by +; null: all that the benchmark measures on.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _a_path_alone(cls, values: Any) -> Any:
+        return {"file": values} if isinstance(values, str | Path) else values
+
 
 class Source(Settings):
     """One set of captioned pictures."""
@@ -161,7 +166,7 @@ class Source(Settings):
     splits: FilePath | None = Field(
         None, description="Karpathy's dataset_coco.json, to part a file without splits (COCO's own, Visual Genome) by."
     )
-    exclude: list[Annotated[Path, Field(strict=False)] | Exclusion] = Field(
+    exclude: list[Exclusion] = Field(
         default_factory=list,
         description="Benchmarks' files whose pictures are left out; each a path, or {file: ..., splits: val+test}.",
     )

@@ -1,3 +1,4 @@
+import json
 import os
 import pickle
 
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 import fixtures
 from uniter.regions import Regions
+from uniter.run import score
 from uniter.tasks.refcoco import Expression, RefCOCO, overlaps, published_overlaps, read_pickle
 
 
@@ -90,6 +92,36 @@ def test_two_kinds_of_references_have_to_be_told_apart(tmp_path):
     with pytest.raises(ValueError, match=r"refs\(google\).p.*refs\(unc\).p.*option `refs`"):
         case.task().examples("val")
     assert case.task(refs="refs(unc).p").examples("val")
+
+
+def test_the_google_splits_of_refcocog(tmp_path):
+    """refs(google).p parts expressions, not images, into train and val; a picture may be in both."""
+    fixtures.make_case("refcoco", tmp_path)
+    refs = pickle.loads((tmp_path / "refs(unc).p").read_bytes())
+    for k, ref in enumerate(refs):
+        ref["split"] = "val" if k % 2 else "train"
+    (tmp_path / "refs(unc).p").unlink()
+    (tmp_path / "refs(google).p").write_bytes(pickle.dumps(refs, protocol=2))
+    task = RefCOCO(tmp_path)
+    train, val = (task.examples(split) for split in ("train", "val"))
+    assert len(train) == len(val) == 18 and {e.image for e in train} == {e.image for e in val}
+    assert not {e.sent_id for e in train} & {e.sent_id for e in val}
+    with pytest.raises(ValueError, match=r"refs\(google\)\.p: nothing in split 'testA'; it has train, val"):
+        task.examples("testA")
+
+
+@pytest.mark.parametrize("name", ["refs(unc).p", "refs(umd).p", "refs(google).p"])
+def test_a_submission_of_boxes_is_scored_from_the_public_files_alone(tmp_path, name):
+    case = fixtures.make_case("refcoco", tmp_path)
+    (tmp_path / "refs(unc).p").rename(tmp_path / name)
+    task = case.task()
+    examples = task.examples("val")
+    said = task.perfect(examples)
+    said[0]["pred_box"] = [0, 0, 1, 1]
+    task.write(said, tmp_path / "said.json")
+    numbers = score("refcoco", tmp_path, "val", tmp_path / "said.json")
+    assert numbers["accuracy"] == pytest.approx(100 * (1 - 1 / len(examples))) and "upper_bound" not in numbers
+    assert json.loads((tmp_path / "said.json").read_text())[1].keys() == {"sent_id", "pred_box", "tgt_box"}
 
 
 # ---------------------------------------------------------------- pickles
