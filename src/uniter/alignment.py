@@ -88,11 +88,11 @@ def word_region_maps(
         chosen = chosen_layers(layers, trunk.config.num_hidden_layers)
         attentions, length = trunk(**batch, output_attentions=True).attentions, words_BT.shape[1]
         read = [attentions[layer - 1][:, :, :length, length:].float().mean(1) for layer in chosen]
-        plans, found = torch.stack(read).mean(0), [None] * len(words_BT)
+        plans, found = torch.stack(read).mean(0), []
     else:
         raise ValueError(f"words and regions are aligned by transport or by attention, got {by!r}")
     rows = zip(plans, words_BT, batch["region_mask"], strict=True)
-    return Maps([plan[words][:, real].cpu().numpy() for plan, words, real in rows], found)
+    return Maps([plan[words][:, real].cpu().numpy() for plan, words, real in rows], found or [None] * len(plans))
 
 
 def chosen_layers(layers: Sequence[int] | None, count: int) -> list[int]:

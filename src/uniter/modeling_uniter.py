@@ -200,7 +200,8 @@ class Encoder(nn.Module):
 
     def attentions(self, outputs: list[Tensor], mask: Tensor | None) -> list[Tensor]:
         """What `forward` gave -> each layer's attention weights (B, N, S, S), computed again from its input."""
-        return [layer.attention.self.weights(states, mask) for layer, states in zip(self.layer, outputs)]
+        layers: Any = self.layer
+        return [layer.attention.self.weights(states, mask) for layer, states in zip(layers, outputs)]
 
 
 class Pooler(nn.Module):

@@ -142,6 +142,7 @@ class VQA(Task):
     """
 
     name = "vqa"
+    id_field, text_kind = "question_id", "question"
     model = UniterForAnswers
     monitor = "accuracy"
     options = MappingProxyType({"least": 9, "answers_from": "train", "answers": None})
