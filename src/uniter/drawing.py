@@ -26,7 +26,7 @@ STYLE = """
 body { margin: 0; background: var(--ground); color: var(--ink); font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 main { max-width: 1120px; margin: 0 auto; padding: 32px 20px 64px; }
 h1 { font-size: 30px; line-height: 1.2; margin: 0 0 6px; } h2 { font-size: 21px; margin: 44px 0 4px; overflow-wrap: anywhere; } h3 { font-size: 15px; margin: 14px 0 4px; }
-p { margin: 6px 0 14px; max-width: 78ch; color: var(--soft); }
+p { margin: 6px 0 14px; max-width: 78ch; color: var(--soft); } p strong { color: var(--ink); } a { color: var(--blue); }
 section { background: var(--paper); border: 1px solid var(--line); border-radius: 12px; padding: 18px; }
 figure { margin: 0; } figcaption { font-size: 14px; margin-top: 6px; color: var(--ink); overflow-wrap: anywhere; }
 .picture { position: relative; display: block; line-height: 0; border-radius: 8px; overflow: hidden; background: #e9ecf2; }
@@ -39,10 +39,11 @@ figure { margin: 0; } figcaption { font-size: 14px; margin-top: 6px; color: var(
 .map td, .map th { padding: 2px; border: 0; text-align: center; font-size: 12px; color: var(--soft); font-weight: 600; }
 .map th.word { text-align: right; padding-right: 8px; font-size: 14px; color: var(--ink); white-space: nowrap; cursor: default;
   position: sticky; left: 0; background: var(--paper); }
-.map td i { display: block; min-width: 19px; height: 22px; border-radius: 4px; background: rgb(var(--heat) / var(--w)); }
+.map td i { display: block; min-width: 19px; height: 22px; border-radius: 4px; background: linear-gradient(rgb(var(--heat) / var(--w)) 0 0), var(--ground); }
 .map tr:focus, .map tr:hover { outline: 1px solid var(--blue); }
 .map img { width: 40px; height: 40px; object-fit: contain; background: #fff; border: 1px solid var(--line); border-radius: 4px; vertical-align: middle; }
 .two { display: grid; grid-template-columns: minmax(220px, 340px) minmax(0, 1fr); gap: 20px; align-items: start; }
+.maps { display: flex; flex-wrap: wrap; gap: 4px 28px; } .maps > div { min-width: 0; max-width: 100%; } .maps h3 { margin-top: 0; }
 .bars { list-style: none; margin: 0; padding: 0; font-size: 15px; } .bars li { margin: 0 0 6px; }
 .bars .track { display: block; height: 8px; border-radius: 4px; background: var(--line); overflow: hidden; }
 .bars .track i { display: block; height: 100%; background: var(--blue); } .bars b { font-weight: 600; } .bars .true .track i { background: var(--green); }
@@ -162,8 +163,10 @@ def label_places(marks: Sequence[Mark], width: float, height: float, size: float
     for mark in marks:
         x1, y1, x2, y2 = mark.box
         wide = size * (0.4 + 0.7 * len(mark.label))
-        corners = [(x, y) for y in (y1, y2 - size) for x in (x1, x2 - wide)]
-        corners += [(x, y) for y in (y1 - size, y2) for x in (x1, x2 - wide)]  # outside
+        inside = [(x, y) for y in (y1, y2 - size) for x in (x1, x2 - wide)]
+        outside = [(x, y) for y in (y1 - size, y2) for x in (x1, x2 - wide)]
+        covers = wide > (x2 - x1) / 2  # then it would hide what is in the box
+        corners = outside + inside if covers else inside + outside
         corners = [(min(max(x, 0), width - wide), min(max(y, 0), height - size)) for x, y in corners]
         free = [
             (x, y)
@@ -190,13 +193,18 @@ def picture(image: Image.Image, marks: Sequence[Mark] = (), alt: str = "", kind:
     for mark in marks:
         x1, y1, x2, y2 = (float(value) for value in mark.box)
         title = f"<title>{escape(mark.title)}</title>" if mark.title else ""
-        dash = f' stroke-dasharray="{stroke * 2:.1f}"' if mark.dashed else ""
+        dash = ' stroke-dasharray="6 5"' if mark.dashed else ""
         region = "" if mark.region is None else f' data-region="{mark.region}"'
         faint = ' opacity=".3"' if mark.faint else ""
+        place = (
+            f'x="{x1:.1f}" y="{y1:.1f}" width="{max(x2 - x1, 1):.1f}" height="{max(y2 - y1, 1):.1f}" rx="{stroke:.1f}"'
+        )
+        if mark.dashed:  # on white, to be seen on dark pictures too
+            drawn.append(f'<rect {place} fill="none" stroke="#fff" stroke-width="3"></rect>')
         # transparent, not none: the inside of a box catches the pointer too, for the title
         drawn.append(
-            f'<rect x="{x1:.1f}" y="{y1:.1f}" width="{max(x2 - x1, 1):.1f}" height="{max(y2 - y1, 1):.1f}" rx="{stroke:.1f}" '
-            f'fill="transparent" stroke="{mark.colour}" stroke-width="{2 if mark.faint else 3}"{dash}{region}{faint}>{title}</rect>'
+            f'<rect {place} fill="{"none" if mark.dashed else "transparent"}" stroke="{mark.colour}" '
+            f'stroke-width="{2 if mark.faint else 3}"{dash}{region}{faint}>{title}</rect>'
         )
     labelled = [mark for mark in marks if mark.label]
     size = max(width, height) / 20
@@ -233,7 +241,7 @@ def bars(rows: Sequence[tuple[str, float, bool | None]]) -> str:
     for text, share, true in rows:
         tick = ' <span class="right">✓<span class="aloud"> right</span></span>' if true else ""
         items.append(
-            f'<li{" class=true" if true else ""}><span class="label"><span>{escape(text)}{tick}</span><b>{share:.1%}</b></span>'
+            f'<li{" class=true" if true else ""}><span class="label"><span>{escape(text)}{tick}</span> <b>{share:.1%}</b></span>'
             f'<span class="track" aria-hidden="true"><i style="width:{100 * share:.1f}%"></i></span></li>'
         )
     return f'<ul class="bars">{"".join(items)}</ul>'
@@ -265,14 +273,14 @@ def word_map(shown: WordMap, heads: Sequence[str], names: Sequence[str]) -> str:
         )
     title = f"<h3>{escape(shown.title)}</h3>" if shown.title else ""
     return (
-        f'{title}<div class="map" role="region" tabindex="0" aria-label="{escape(shown.title or "words by regions")}">'
-        f"<table><tr><td></td>{head}</tr>{''.join(body)}</table></div>"
+        f'<div>{title}<div class="map" role="region" tabindex="0" aria-label="{escape(shown.title or "words by regions")}">'
+        f"<table><tr><td></td>{head}</tr>{''.join(body)}</table></div></div>"
     )
 
 
 def beside(drawn: str, maps: Sequence[str]) -> str:
     """A picture, and the maps whose words light its regions up."""
-    return f'<div class="two" data-maps><div>{drawn}</div><div>{"".join(maps)}</div></div>'
+    return f'<div class="two" data-maps><div>{drawn}</div><div class="maps">{"".join(maps)}</div></div>'
 
 
 def page(title: str, lead: str, parts: Sequence[tuple[str, str, str]], style: str = "") -> str:

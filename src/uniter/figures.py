@@ -119,7 +119,7 @@ class _Page:
                 left = MARGIN + number * (width + 0.1)
                 tick = " ✓" if true else ""
                 end = self._image(image, [], left, top, width)
-                self.text(f"{below}{tick}", end + 0.03, left, width, fontsize=10, color=RIGHT if true else "#333333")
+                self.text(f"{below}{tick}", end + 0.03, left, width, fontsize=9, color=RIGHT if true else "#333333")
 
     def _picture(self, picture: Picture, top: float) -> float:
         if picture.title:
@@ -137,18 +137,10 @@ class _Page:
             axes.set(xlim=(0, wide), ylim=(high, 0))
             for mark in marks:
                 x1, y1, x2, y2 = mark.box
-                style = {"linewidth": 1 if mark.faint else 2.2, "alpha": 0.35 if mark.faint else 1}
-                axes.add_patch(
-                    Rectangle(
-                        (x1, y1),
-                        x2 - x1,
-                        y2 - y1,
-                        fill=False,
-                        edgecolor=mark.colour,
-                        linestyle="--" if mark.dashed else "-",
-                        **style,
-                    )
-                )
+                edges = [("white", "-"), (mark.colour, "--")] if mark.dashed else [(mark.colour, "-")]
+                style = {"linewidth": 1 if mark.faint else 2.2, "alpha": 0.35 if mark.faint else 1, "fill": False}
+                for colour, line in edges:  # dashes on white, to be seen on dark pictures too
+                    axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, edgecolor=colour, linestyle=line, **style))
             labelled = [mark for mark in marks if mark.label]
             size = 0.17 * max(wide / width, high / height)  # pixels that a label of 0.17 inches covers
             for mark, (x, y) in zip(labelled, label_places(labelled, wide, high, size), strict=True):

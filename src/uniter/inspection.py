@@ -43,6 +43,7 @@ from uniter.training.saving import write_folder
 LABELLED = 10  # regions with a number on the picture; the others stand faint behind
 MOST_COLUMNS = 40  # regions of a map on the page
 CANVAS = 640  # longest side of the empty canvas where a picture's size is not known
+STYLE = "main { max-width: 1280px; }"
 BLANK = (233, 236, 242)
 
 
@@ -124,7 +125,7 @@ def draw_examples(
             f"how much of a word's attention a region gets (mean over heads and {layers}). Point at a word, or go to it by the keyboard, "
             "to light its regions up."
         )
-        write_text(folder / "index.html", page(f"What the model says: {task.name}, {split}", lead, parts))
+        write_text(folder / "index.html", page(f"What the model says: {task.name}, {split}", lead, parts, STYLE))
 
     write_folder(drawing.folder, write)
     return drawing.folder / "index.html"
@@ -220,7 +221,7 @@ def _sheet(
         alt = f"{shown} with {len(panel.regions)} regions, the strongest {', '.join(names[i] for i in _strongest(maps[0]))}"
         drawn.append(Picture(image, _marks(panel, image, names, _strongest(maps[0])), about, alt, maps, names))
     found = [
-        (pictures.open(one.image), f"{one.title} {one.image}", one.true, f"found: {one.image}, score {one.title}")
+        (pictures.open(one.image), f"{one.title}\n{one.image}", one.true, f"found: {one.image}, score {one.title}")
         for one in view.found
     ]
     outcomes = view.outcomes or [(f"prediction: {view.prediction}", ())]
@@ -228,7 +229,7 @@ def _sheet(
 
 
 _WAYS: dict[By, tuple[str, str]] = {
-    "transport": ("by transport", "# times more than its even share"),
+    "transport": ("by transport", "# times above its even share"),
     "attention": ("by attention", "# of the word's attention"),
 }
 
@@ -239,7 +240,7 @@ def _strongest(shown: WordMap) -> list[int]:
 
 
 def _marks(panel: Panel, image: Image.Image, names: Sequence[str], strongest: Sequence[int]) -> list[Mark]:
-    """All regions, faint but for the strongest, which have their numbers; above them the chosen and the true box."""
+    """All regions, faint but for the strongest, which have their numbers; above them the chosen one and the true box."""
     scale = np.array([image.width / panel.regions.width, image.height / panel.regions.height] * 2)
     marks = []
     for i in sorted(range(len(panel.regions)), key=lambda i: i in strongest):
@@ -256,12 +257,12 @@ def _marks(panel: Panel, image: Image.Image, names: Sequence[str], strongest: Se
                     faint=not known,
                 )
             )
-    if panel.true_box is not None:
-        marks.append(Mark((np.array(panel.true_box) * scale).tolist(), TRUE, "the true box", dashed=True))
     if (i := panel.chosen) is not None:
         right = panel.true_box is None or overlaps(panel.regions.boxes[i : i + 1], panel.true_box)[0] > 0.5
         colour = RIGHT if right else WRONG
         marks.append(Mark(panel.regions.boxes[i] * scale, colour, f"chosen: {names[i]}", f"{i + 1} chosen", region=i))
+    if panel.true_box is not None:
+        marks.append(Mark((np.array(panel.true_box) * scale).tolist(), TRUE, "the true box", dashed=True))
     return marks
 
 

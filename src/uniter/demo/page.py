@@ -86,7 +86,7 @@ def alignment_map(image: Image.Image, alignment: Alignment, names: Sequence[str]
         crops.append(f'<img src="{crop}" alt="{escape(names[i])}">')
         marks.append(Mark(alignment.regions.boxes[i], COLOURS[i % len(COLOURS)], names[i], region=i))
     values = above_even_share(alignment.plan)[:, columns]
-    plan = WordMap("", alignment.words, columns, values, "# times more than its even share", least=0.3)
+    plan = WordMap("", alignment.words, columns, values, "# times above its even share", least=0.3)
     drawn = picture(image, marks, alt="the regions of the map")
     return beside(drawn, [word_map(plan, crops, [names[i] for i in columns])])
 

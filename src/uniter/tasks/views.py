@@ -137,8 +137,12 @@ def head_outcomes(
     kind = task.model
     if issubclass(kind, UniterForAnswers):
         names = [str(name) for _, name in sorted(task.config()["id2label"].items())]
-        true = None if target is None else (target[0] > 0).tolist()
-        return [("answer", best_first(names, torch.sigmoid(logits[0]).tolist(), true))]
+        scores = torch.sigmoid(logits[0]).tolist()
+        if target is None:
+            return [("answer", best_first(names, scores, None))]
+        worth, most = target[0].tolist(), max(float(target[0].max()), 1e-9)
+        names = [f"{name} (counts {w:.1f})" if 0 < w < most else name for name, w in zip(names, worth, strict=True)]
+        return [("answer", best_first(names, scores, [w == most for w in worth]))]
     if issubclass(kind, UniterForPairs):
         return [("answer", in_order(("false", "true"), logits[0].tolist(), None if target is None else int(target[0])))]
     if issubclass(kind, UniterForGrounding):
