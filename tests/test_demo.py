@@ -21,7 +21,7 @@ def test_the_page_stands_alone_and_shows_everything(folder):
         assert heading in page
     assert page.count("data:image/jpeg;base64,") > 20 and page.count("data:image/png;base64,") == 1
     assert not re.search(r"(src|href)=[\"']?(https?:|//|/)", page)  # nothing from elsewhere
-    assert "<rect" in page and "data-plan" in page
+    assert "<rect" in page and "data-row" in page
 
 
 def test_a_finished_demo_is_not_done_again(folder):

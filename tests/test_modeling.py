@@ -75,6 +75,30 @@ def test_padding_and_neighbours_change_nothing(model):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("sizes", [([9, 4, 6], [3, 8, 5]), ([5, 5], [4, 4])], ids=["padded", "full"])
+def test_attention_weights_are_those_that_the_forward_pass_used(model, sizes):
+    """Held against the fused kernel: what a layer's attention gave is its weights times its values."""
+    batch, seen = collate(rows(*sizes)), []
+    for layer in model.encoder.layer:
+        layer.attention.self.register_forward_hook(lambda part, given, gave: seen.append((part, given[0], gave)))
+    plain = model(**batch)
+    out = model(**batch, output_attentions=True)
+    assert plain.attentions is None and torch.equal(out.pooled, plain.pooled)
+    real = torch.cat([batch["text_mask"], batch["region_mask"]], 1)
+    assert len(out.attentions) == len(model.encoder.layer)
+    for weights, (part, given, gave) in zip(out.attentions, seen, strict=False):
+        assert weights.shape == (len(real), part.heads, real.shape[1], real.shape[1])
+        read = weights.sum(3).transpose(1, 2)[real]
+        torch.testing.assert_close(read, torch.ones_like(read))
+        assert not weights.masked_select(~real[:, None, None, :]).any()
+        for row, places in enumerate(real):
+            count = int(places.sum())
+            value = part.value(given[row, :count]).view(count, part.heads, -1).transpose(0, 1)
+            said = (weights[row][:, places][:, :, places] @ value).transpose(0, 1).flatten(1)
+            torch.testing.assert_close(said, gave[row, :count], atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
 def test_order_of_regions_is_no_signal_but_their_place_is(model):
     (example,) = rows([5], [4])
     one = model(**{key: value[None] for key, value in example.items()})

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from uniter.pipeline import Uniter, cache_folder
@@ -85,6 +86,35 @@ def test_align_is_a_plan_over_words_and_regions(uniter, regions):
     assert aligned.plan.shape == (3, len(regions)) and (aligned.plan >= 0).all()
     np.testing.assert_allclose(aligned.plan.sum(1), 1, atol=1e-5)
     assert np.isfinite(aligned.distance)
+
+
+def test_align_by_attention_is_the_share_of_each_word_that_regions_get(uniter, regions):
+    whole = uniter.align(regions, "the red circle", by="attention")
+    assert whole.words == ["the", "red", "circle"] and whole.by == "attention" and whole.distance is None
+    assert whole.plan.shape == (3, len(regions)) and (whole.plan >= 0).all()
+    assert (whole.plan.sum(1) <= 1 + 1e-6).all() and (whole.plan.sum(1) < 1).all()  # words get a share too
+    layers = [uniter.align(regions, "the red circle", by="attention", layers=[layer]).plan for layer in (1, 2)]
+    np.testing.assert_allclose(whole.plan, (layers[0] + layers[1]) / 2, atol=1e-6)
+    model, batch = uniter._batch("trunk", ["the red circle"], [regions])
+    with torch.inference_mode():
+        last = model(**batch, output_attentions=True).attentions[1]
+    np.testing.assert_allclose(layers[1], last[0, :, 1:4, 5:].mean(0).numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"by": "magic"}, "by transport or by attention, got 'magic'"),
+        ({"by": "attention", "layers": [3]}, "layer 3: the model has layers 1 to 2"),
+        ({"by": "attention", "layers": [0]}, "layer 0"),
+        ({"by": "attention", "layers": []}, "layer none"),
+        ({"by": "attention", "beta": 0.1}, "beta: of transport, not of attention"),
+        ({"layers": [1]}, "layers are those of attention"),
+    ],
+)
+def test_alignments_that_there_are_not_are_refused(uniter, regions, settings, said):
+    with pytest.raises(ValueError, match=said):
+        uniter.align(regions, "the red circle", **settings)
 
 
 @pytest.mark.parametrize("verb", ["ask", "find", "align", "match"])

@@ -317,16 +317,38 @@ def predict(
     task: Task,
     data: Data,
     regions: Regions,
-    out: Annotated[Path, typer.Option("--out", help="The benchmark's prediction file.")],
+    out: Annotated[Path | None, typer.Option("--out", help="The benchmark's prediction file.")] = None,
     split: Split = "test",
     model: Model = None,
     option: Option = None,
+    draw: Annotated[
+        Path | None, typer.Option("--draw", help="Folder to draw examples into: index.html and a PNG of each.")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option("--images", help="The pictures to draw; boxes alone if left out.")
+    ] = None,
+    examples: Annotated[int, typer.Option("--examples", min=1, help="Draw so many, spread over the split.")] = 12,
+    example: Annotated[list[str] | None, typer.Option("--example", help="Draw this id; may be repeated.")] = None,
+    layer: Annotated[
+        list[int] | None,
+        typer.Option("--layer", help="Draw attention of this layer, from 1; may be repeated."),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Write the benchmark's own prediction file."""
+    """Write the benchmark's own prediction file, draw examples with what the model says of them, or both."""
+    if out is None and draw is None:
+        raise ValueError("nothing to do: give --out for a prediction file, --draw for pictures, or both")
+    if draw is None and (images or example or layer):
+        raise ValueError("--images, --example and --layer are for drawing: give --draw a folder too")
+    from uniter.inspection import Drawing
     from uniter.run import predict as run_predict
 
-    print(f"{out}: {run_predict(task, data, regions, split, model, option or [], out, not quiet)} predictions")
+    drawing = None if draw is None else Drawing(draw, images, examples, example or (), layer)
+    found = run_predict(task, data, regions, split, model, option or [], out, not quiet, drawing)
+    if draw is not None:
+        print(draw / "index.html")
+    if out is not None:
+        print(f"{out}: {found} predictions")
 
 
 def _opened(picture: Path) -> "Image":

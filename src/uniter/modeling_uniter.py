@@ -93,10 +93,15 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropo
     """
     if query.is_cuda or not (torch.is_grad_enabled() and query.requires_grad):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+    return F.dropout(attention_weights(query, key, mask).to(value.dtype), dropout, training=dropout > 0) @ value
+
+
+def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
+    """How much each position reads of each other one: (B, N, S, S), rows sum to 1. Arguments as in `attend`."""
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    return F.dropout(scores.softmax(-1).to(value.dtype), dropout, training=dropout > 0) @ value
+    return scores.softmax(-1)
 
 
 class SelfAttention(nn.Module):
@@ -112,11 +117,17 @@ class SelfAttention(nn.Module):
 
     def forward(self, states: Tensor, mask: Tensor | None) -> Tensor:
         """(B, S, D) and a (B, 1, 1, S) mask, True = may be read -> (B, S, D)."""
-        batch, length, hidden = states.shape
-        split = lambda x: x.view(batch, length, self.heads, hidden // self.heads).transpose(1, 2)
         rate = self.dropout.p if self.training else 0.0
-        context = attend(split(self.query(states)), split(self.key(states)), split(self.value(states)), mask, rate)
-        return context.transpose(1, 2).reshape(batch, length, hidden)
+        query, key, value = (self._split(part(states)) for part in (self.query, self.key, self.value))
+        return attend(query, key, value, mask, rate).transpose(1, 2).reshape(states.shape)
+
+    def weights(self, states: Tensor, mask: Tensor | None) -> Tensor:
+        """What `forward` weights the values with, without dropout: (B, N, S, S); the fused kernel keeps none."""
+        return attention_weights(self._split(self.query(states)), self._split(self.key(states)), mask)
+
+    def _split(self, states: Tensor) -> Tensor:
+        """(B, S, D) -> (B, N, S, H)."""
+        return states.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
 
 class Residual(nn.Module):
@@ -187,6 +198,11 @@ class Encoder(nn.Module):
             outputs.append(layer(outputs[-1], mask))
         return outputs
 
+    def attentions(self, outputs: list[Tensor], mask: Tensor | None) -> list[Tensor]:
+        """What `forward` gave -> each layer's attention weights (B, N, S, S), computed again from its input."""
+        layers: Any = self.layer
+        return [layer.attention.self.weights(states, mask) for layer, states in zip(layers, outputs)]
+
 
 class Pooler(nn.Module):
     """Linear and tanh over the first position (CLS; the first region when there is no text)."""
@@ -227,6 +243,13 @@ class RowLayout:
         blank = states_BSD.new_zeros(states_BSD.shape[0], self.full, states_BSD.shape[2])
         return blank.scatter(1, self.index[..., None].expand(-1, -1, states_BSD.shape[2]), states_BSD)
 
+    def spread_both(self, weights_BNSS: Tensor) -> Tensor:
+        """(B, N, S, S) -> (B, N, L, L), both sides as `spread`."""
+        heads, width = weights_BNSS.shape[1:3]
+        readers = self.spread(weights_BNSS.permute(0, 2, 1, 3).flatten(2))  # (B, L, N * S)
+        read = self.spread(readers.view(-1, self.full * heads, width).transpose(1, 2))  # (B, L, L * N)
+        return read.unflatten(2, (self.full, heads)).permute(0, 3, 2, 1)
+
 
 # ---------------------------------------------------------------- trunk
 
@@ -240,12 +263,15 @@ class UniterOutput(ModelOutput):
         regions: (B, R, D) last states of the regions, arbitrary at padding; None without regions.
         pooled: (B, D) the pooler's output.
         hidden_states: with `output_hidden_states`, for the embeddings and each layer (B, T + R, D), text block first.
+        attentions: with `output_attentions`, for each layer (B, N, T + R, T + R): how much each place (a row) reads of
+            each other one; real rows sum to 1, padding is not read.
     """
 
     text: Tensor | None = None
     regions: Tensor | None = None
     pooled: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
 
 
 @dataclass
@@ -406,6 +432,7 @@ class UniterModel(UniterPreTrainedModel):
         region_types: Tensor | None = None,
         masked_regions: Tensor | None = None,
         output_hidden_states: bool = False,
+        output_attentions: bool = False,
         **_,
     ) -> UniterOutput:
         """Joint states of text and regions; either may be left out.
@@ -420,6 +447,7 @@ class UniterModel(UniterPreTrainedModel):
             region_types: (B, R) segment types, 1 if left out.
             masked_regions: (B, R) bool, True = feature replaced by the learned mask vector (the place stays).
             output_hidden_states: also give the embeddings and every layer's output.
+            output_attentions: also give every layer's attention weights, computed beside the fused kernel.
 
         Raises:
             ValueError: neither text nor regions, a text longer than the position table, features of another size.
@@ -452,12 +480,14 @@ class UniterModel(UniterPreTrainedModel):
         layout = RowLayout(torch.cat(masks, 1))
         layers = self.encoder(layout.squeeze(torch.cat(blocks, 1)), layout.attention)
         states = layout.spread(layers[-1])
+        weights = self.encoder.attentions(layers, layout.attention) if output_attentions else ()
         text_length = 0 if input_ids is None else input_ids.shape[1]
         return UniterOutput(
             text=None if input_ids is None else states[:, :text_length],
             regions=None if regions is None else states[:, text_length:],
             pooled=self.pooler(states[:, 0]),
             hidden_states=tuple(layout.spread(layer) for layer in layers) if output_hidden_states else None,
+            attentions=tuple(map(layout.spread_both, weights)) if output_attentions else None,
         )
 
 

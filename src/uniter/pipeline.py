@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from uniter import transport
+from uniter.alignment import Alignment, By, inner_words, word_region_maps
 from uniter.files import write_json
 from uniter.modeling_uniter import (
     UniterForAnswers,
@@ -78,23 +78,6 @@ class Hit:
 
     picture: Path
     score: float
-
-
-@dataclass(frozen=True, eq=False)
-class Alignment:
-    """Which word goes with which region.
-
-    Args:
-        words: the text's pieces, CLS and SEP left out.
-        plan: (words, regions) the transport plan; each row sums to 1.
-        regions: what the columns are.
-        distance: the transport distance of the pair; lower = better aligned.
-    """
-
-    words: list[str]
-    plan: np.ndarray
-    regions: Regions
-    distance: float
 
 
 def check_detector(trained_on: str | None, given: str | None, model: object, regions: object) -> None:
@@ -254,23 +237,35 @@ class Uniter:
         ranked = sorted(zip(in_order(batches, scores), names, strict=True), key=lambda pair: (-pair[0], pair[1]))
         return [Hit(Path(folder) / name, score) for score, name in ranked[:top]]
 
-    def align(self, picture: Picture | Regions, text: str, **settings) -> Alignment:
-        """Which word goes with which region, by the transport plan of the last layer (without CLS and SEP).
+    def align(
+        self,
+        picture: Picture | Regions,
+        text: str,
+        by: By = "transport",
+        layers: Sequence[int] | None = None,
+        **settings: Any,
+    ) -> Alignment:
+        """Which word goes with which region, by the model that pre-training taught to align.
 
         Args:
             picture: a path, a PIL image or its regions.
             text: a sentence.
-            settings: `beta` and `iterations` of `transport.transport_plan`.
+            by: "transport": the transport plan of the last layer, without CLS and SEP; "attention": how much of each
+                word's attention goes to each region, the mean over the heads of some layers.
+            layers: whose attention, from 1; all if left out.
+            settings: of transport: `beta` and `iterations` of `transport.transport_plan`.
+
+        Raises:
+            ValueError: as in `ask`; the model has no such layer; a setting of the one was given for the other.
         """
         regions = self._seen(picture)
         model, batch = self._batch("trunk", [text], [regions])
-        out = self._run(model, batch)
-        inner = batch["text_mask"].clone()
-        inner[:, [0, -1]] = False
-        distance, plan = transport.alignment(out.text, out.regions, inner, batch["region_mask"], **settings)
-        rows = plan[0, 1:-1]
-        words = self._processors["trunk"].words(batch["input_ids"][0, 1:-1].tolist())
-        return Alignment(words, (rows / rows.sum(1, keepdim=True)).numpy(), regions, float(distance[0]))
+        batch = {key: value.to(self.device) for key, value in batch.items()}
+        processor = self._processors["trunk"]
+        inner = inner_words(batch, processor.vocabulary)
+        found = word_region_maps(model, batch, inner, by, layers, **settings)
+        words = processor.words(batch["input_ids"][inner].tolist())
+        return Alignment(words, found.plans[0], regions, found.distances[0], by)
 
     # ------------------------------------------------------------ parts
 

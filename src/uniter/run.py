@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from uniter import draws
 from uniter.configuration_uniter import UniterConfig, wrong_value
 from uniter.growth import grow
+from uniter.inspection import Drawing, draw_examples
 from uniter.modeling_uniter import UniterForPreTraining, UniterPreTrainedModel
 from uniter.pipeline import SHIPPED, check_detector, check_vocabulary
 from uniter.pretraining import Pretraining, make_objectives, read_source
@@ -229,20 +230,31 @@ def predict(
     split: str,
     model: str | Path | None,
     options: Sequence[str],
-    out: str | Path,
+    out: str | Path | None,
     progress: bool = False,
+    drawing: Drawing | None = None,
 ) -> int:
-    """Write the benchmark's prediction file; returns how many predictions it holds.
+    """Write the benchmark's prediction file, draw examples, or both; returns how many predictions the file holds.
+
+    Without `out` there is no such file, without `drawing` nothing is drawn.
 
     Raises:
-        ValueError: the file exists already, among others.
+        ValueError: the file exists already, or a folder to draw into holds something, among others.
     """
-    for path in (Path(out), ids_beside(out)):  # retrieval writes both
+    for path in () if out is None else (Path(out), ids_beside(out)):  # retrieval writes both
         if path.exists():
             raise ValueError(f"{path} exists already: remove it or write to another name")
+    if drawing is not None:
+        drawing.check()
     prepared, examples = _task(task, data, regions, split, options, _processor(task, model))
+    loaded = None
+    if drawing is not None:
+        loaded = _model(prepared, model)
+        draw_examples(prepared, loaded, split, examples, drawing, progress)
+    if out is None:
+        return 0
     Path(out).parent.mkdir(parents=True, exist_ok=True)  # now, not after an hour's work
-    found = prepared.predict(_model(prepared, model), examples, progress=progress)
+    found = prepared.predict(loaded or _model(prepared, model), examples, progress=progress)
     prepared.write(found, out, examples)
     return len(found)
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from uniter import drawing
 from uniter.demo import page
 from uniter.files import write_text
 from uniter.pipeline import Uniter
@@ -78,7 +79,7 @@ def write_report(out: Path, numbers: Numbers, seconds: dict[str, float]) -> Path
         f"fine-tuned for three tasks with and without pre-training. All of it, but for the shipped model, was made in {total:.1f} minutes on this machine."
     )
     target = out / "index.html"
-    write_text(target, page.page("UNITER, from pixels to answers", lead, parts))
+    write_text(target, drawing.page("UNITER, from pixels to answers", lead, parts, page.STYLE))
     return target
 
 
@@ -119,7 +120,7 @@ def curves(out: Path) -> str:
         steps, losses = np.array(points).T
         width = max(1, len(losses) // 25)
         smooth = np.convolve(losses, np.ones(width) / width, "valid")
-        axes[0].plot(steps[width - 1 :], smooth / smooth[0], label=name, color=page.COLOURS[i], linewidth=1.6)
+        axes[0].plot(steps[width - 1 :], smooth / smooth[0], label=name, color=drawing.COLOURS[i], linewidth=1.6)
     axes[0].set_title("pre-training: loss / first loss", fontsize=10)
     axes[0].legend(fontsize=8, frameon=False)
     axes[0].set_ylim(bottom=0)
@@ -144,7 +145,7 @@ def curves(out: Path) -> str:
         axis.set_xlabel("updates", fontsize=8)
     path = out / "curves.png"
     figure.savefig(path, dpi=160)
-    return f'<img class="curves" src="{page.png_uri(path)}" alt="learning curves">'
+    return f'<img class="curves" src="{drawing.png_uri(path)}" alt="learning curves">'
 
 
 # ---------------------------------------------------------------- examples
@@ -233,4 +234,4 @@ def alignment_example(world: Path, uniter: Uniter) -> str:
     image = open_picture(world / "images" / caption.image)
     regions, names = _seen(uniter, image)
     alignment = uniter.align(regions, caption.text)
-    return f"<p>“{page.escape(caption.text)}”</p>" + page.alignment_map(image, alignment, names)
+    return f"<p>“{drawing.escape(caption.text)}”</p>" + page.alignment_map(image, alignment, names)

@@ -6,6 +6,7 @@ import pkgutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -16,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from uniter.files import read_json, write_json
-from uniter.modeling_uniter import UniterPreTrainedModel
+from uniter.modeling_uniter import UniterForGrounding, UniterPreTrainedModel
 from uniter.processing_uniter import (
     REGION_TYPE,
     Encoded,
@@ -31,6 +32,7 @@ from uniter.processing_uniter import (
 from uniter.regions import Regions, concatenate
 from uniter.regions.source import RegionSource
 from uniter.tasks.reading import Names, opened
+from uniter.tasks.views import Panel, View, head_outcomes, readable
 from uniter.training.batching import evaluation_batches, in_order
 
 log = logging.getLogger(__name__)
@@ -65,6 +67,11 @@ class Task:
     defaults: ClassVar[Mapping[str, Any]] = {}  # published settings of fine-tuning, base size
     max_text: ClassVar[int] = 60  # pieces of a text where a recipe leaves it out (published)
     words: ClassVar[Sequence[str]] = ()  # that the texts need beyond the ordinary vocabulary (the people of VCR)
+    # For people to read (`view`): the field of an example that is its id ("": its number in the split), what its text
+    # is, and what tells its pictures apart.
+    id_field: ClassVar[str] = ""
+    text_kind: ClassVar[str] = "text"
+    picture_titles: ClassVar[Sequence[str]] = ()
     # What `parity: official` puts into a recipe's `train` and `options` where they are left out.
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
@@ -169,6 +176,65 @@ class Task:
             ValueError: the file is missing or foreign, or of other examples.
         """
         return read_json(Path(path), list)
+
+    # ------------------------------------------------------------ what is worth drawing of an example
+
+    def example_id(self, example: Any, number: int) -> str:
+        """What people call an example of a split.
+
+        Args:
+            example: the example.
+            number: its place in the split, from 0.
+        """
+        return str(getattr(example, self.id_field) if self.id_field else number)
+
+    def picture_name(self, image: str) -> str:
+        """What an image's picture is called, where the store calls its regions otherwise."""
+        return image
+
+    def true_box(self, example: Any) -> Sequence[float] | None:
+        """The box that an example means, pixels x1 y1 x2 y2; None: it means none."""
+        return None
+
+    def panels(self, example: Any) -> list[Panel]:
+        """The pictures of an example, each once; several that the encoder is shown as one are taken apart."""
+        found: dict[str, Panel] = {}
+        for row, (_, image) in enumerate(self.shown(example)):
+            first = 0
+            for name in image if isinstance(image, tuple) else (image,):
+                regions = self.seen(name)
+                found.setdefault(name, Panel(name, regions, row, first, true_box=self.true_box(example)))
+                first += len(regions)
+        titles = [*self.picture_titles, *[""] * len(found)]
+        return [replace(panel, title=title) for panel, title in zip(found.values(), titles, strict=False)]
+
+    def view(self, model: UniterPreTrainedModel, example: Any, examples: Sequence[Any]) -> View:
+        """What is worth drawing of an example: by default its texts, its pictures, and what the head says of it.
+
+        Args:
+            model: with this task's head; `adopt` and `fit_into` have seen it.
+            example: one of `examples`.
+            examples: all of the split (retrieval looks for a picture among theirs).
+        """
+        with measuring(model) as device:
+            batch = {key: value.to(device) for key, value in self.batch([example], labels=False).items()}
+            output = model(**batch)
+            (prediction,) = self.decode(output, [example], batch)
+        try:
+            target = self.target([example])
+        except ValueError:  # nobody says
+            target = None
+        panels = self.panels(example)
+        logits = output.logits.float().cpu()
+        if issubclass(self.model, UniterForGrounding):
+            panels = [replace(panels[0], chosen=int(logits[0].argmax())), *panels[1:]]
+        texts = [(self.text_kind, readable(self.shown(example)[0][0], self.processor))]
+        return View(batch, prediction, texts, head_outcomes(self, logits, target, example, panels), panels)
+
+    @property
+    def class_names(self) -> Sequence[str] | None:
+        """What the detector tells apart; None where nobody says."""
+        return self.regions.class_names if isinstance(self.regions, RegionSource) else None
 
     # ------------------------------------------------------------ what follows from it
 

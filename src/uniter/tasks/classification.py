@@ -40,6 +40,7 @@ class Classification(Task):
 
     model = UniterForAnswers
     monitor = "accuracy"
+    id_field = "name"
     key: ClassVar[str] = "identifier"  # what a prediction calls the example's name
 
     _adopted: Sequence[str] | None = None

@@ -33,6 +33,7 @@ class NLVR(Classification):
     """
 
     name = "nlvr"
+    text_kind = "sentence"
     options = MappingProxyType({"orders": ORDERS})
     # Not published for UNITER: those of visual entailment, the nearest task.
     defaults = MappingProxyType(

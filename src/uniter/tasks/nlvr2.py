@@ -51,6 +51,7 @@ class NLVR2(Task):
     """
 
     name = "nlvr2"
+    id_field, text_kind, picture_titles = "identifier", "sentence", ("left", "right")
     model = UniterForPairs
     monitor = "accuracy"
     options = MappingProxyType({"form": "paired-attn"})
@@ -120,6 +121,10 @@ class NLVR2(Task):
         if self.settings["form"] == "triplet":
             return [np.repeat([LEFT, RIGHT], [self.num_regions(image) for image in example.images])]
         return [LEFT, RIGHT]
+
+    def picture_name(self, image: str) -> str:
+        """Without the prefix of the published regions' names."""
+        return stem(image).removeprefix("nlvr2_")
 
     def config(self) -> dict[str, Any]:
         """A third segment type, and how the images are compared."""

@@ -4,7 +4,7 @@ import csv
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +133,7 @@ def images_by_id(names: Iterable[str], subset: str = "") -> dict[int, str]:
     return found
 
 
-def by_stem(stored: Names | None) -> dict[str, str]:
+def by_stem(stored: Collection[str] | None) -> dict[str, str]:
     """Stored images by what they are called without folder and ending; None: there are none."""
     found: dict[str, str] = {}
     for name in stored or ():
@@ -146,7 +146,7 @@ def stem(name: str) -> str:
     return IMAGE_ENDING.sub("", name.rsplit("/", 1)[-1])
 
 
-def name_finder(stored: Names | None) -> Callable[..., str]:
+def name_finder(stored: Collection[str] | None) -> Callable[..., str]:
     """What finds a stored image by its file name, or by that behind its folder, or by the number at its end.
 
     By number only if what stands before it is the same but for capitals, or one of both is a bare number: image 42 of

@@ -98,6 +98,7 @@ class RefCOCO(Task):
     """
 
     name = "refcoco"
+    id_field, text_kind = "sent_id", "expression"
     model = UniterForGrounding
     monitor = "accuracy"
     options = MappingProxyType({"refs": "", "overlap": "plain", "boxes": ""})
@@ -268,6 +269,10 @@ class RefCOCO(Task):
             same = known.shape == boxes.shape and bool(np.abs(known - boxes).max() <= SAME_BOX)
             self._are_annotated[image] = said == "annotated" or (same and not said)
         return self._are_annotated[image]
+
+    def true_box(self, example: Expression) -> Box:
+        """The box meant, whatever regions there are."""
+        return example.box
 
     def target(self, examples: Sequence[Expression]) -> Tensor:
         """(examples,) the region meant, -1 where none covers the true box."""

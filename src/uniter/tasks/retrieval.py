@@ -1,7 +1,7 @@
 """Image and text retrieval (Flickr30K, COCO, scenes): Karpathy's files, negatives, recall. Paper section 4."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,6 +20,7 @@ from uniter.tasks.base import Batch, Precision, Predictions, Task, measuring
 from uniter.tasks.intervals import with_interval
 from uniter.tasks.reading import Names, field, name_finder
 from uniter.tasks.text_database import TextDatabase, open_split
+from uniter.tasks.views import MOST, Found, View, best_first
 
 IMAGE_SIDE = ("regions", "locations", "region_mask", "region_types")  # keys of a batch that no text has a part in
 KS = (1, 5, 10)
@@ -136,6 +137,7 @@ class Retrieval(Task):
     """
 
     name = "retrieval"
+    id_field, text_kind = "sentid", "caption"
     model = UniterForMatching
     monitor = "mean_recall"
     options = MappingProxyType(
@@ -265,6 +267,20 @@ class Retrieval(Task):
             return np.empty((0, 0), dtype=np.float32)
         texts = [example.text for example in examples]
         return self.score_matrix(model, texts, self._columns(examples), tokens, progress, precision)
+
+    def decode(self, output: Any, examples: Sequence[Caption], batch: Batch) -> list[float]:
+        """The score of each caption with its own image alone; `predict` asks for those with all images."""
+        return output.logits.tolist()
+
+    def view(self, model: UniterPreTrainedModel, example: Caption, examples: Sequence[Caption]) -> View:
+        """The caption with its own picture, and the pictures of all examples that fit it best."""
+        images = self._columns(examples)
+        logits = self.score_matrix(model, [example.text], images)[0]
+        scores = torch.sigmoid(torch.from_numpy(logits)).tolist()
+        best = [Found(images[i], f"{logits[i]:+.2f}", images[i] == example.image) for i in np.argsort(-logits)[:MOST]]
+        kind = f"picture (the best of {len(images)})"
+        outcomes = best_first(images, scores, [image == example.image for image in images])
+        return replace(super().view(model, example, examples), outcomes=[(kind, outcomes)], found=best)
 
     def _columns(self, examples: Sequence[Caption]) -> list[str]:
         return list(dict.fromkeys(example.image for example in examples))

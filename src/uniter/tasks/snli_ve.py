@@ -24,6 +24,7 @@ class SNLIVE(Classification):
     """
 
     name = "snli_ve"
+    text_kind = "hypothesis"
     key = "pairID"
     # spec 4.4, train-ve-base-2gpu: 4 x 2 batches of 4096 tokens, 190-260 sentences an update
     defaults = MappingProxyType(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from uniter.files import write_text
-from uniter.modeling_uniter import UniterForChoice
+from uniter.modeling_uniter import UniterForChoice, UniterPreTrainedModel
 from uniter.processing_uniter import (
     PERSONS,
     TEXT_TYPE,
@@ -28,6 +28,7 @@ from uniter.tasks.base import Batch, Image, Predictions, Task
 from uniter.tasks.intervals import with_interval
 from uniter.tasks.reading import Names, by_stem, field, json_lines, opened, read_csv, said_of, stem
 from uniter.tasks.text_database import AGAIN, TextDatabase, open_split
+from uniter.tasks.views import Panel, View, in_order, readable
 
 CHOICES = 4
 ANSWER_TYPE, RATIONALE_TYPE = 2, 3  # segment types; the question has 0, regions have 1
@@ -86,6 +87,7 @@ class VCR(Task):
     """
 
     name = "vcr"
+    id_field, text_kind = "annot_id", "question"
     model = UniterForChoice
     monitor = "Q->AR"
     max_text = 220
@@ -276,6 +278,36 @@ class VCR(Task):
         if example.answer is None or example.rationale is None:
             raise ValueError(f"{self.data}: {example.annot_id} has no labels; use a split with public labels")
         return example.answer, example.rationale
+
+    # ------------------------------------------------------------ what is worth drawing
+
+    def picture_name(self, image: str) -> str:
+        """Without what the published code puts before the names of regions."""
+        name = image.removeprefix(SECOND)
+        official = OFFICIAL.fullmatch(stem(name))
+        return official[2] if official else name
+
+    def panels(self, example: Question) -> list[Panel]:
+        """One picture, whichever of its regions are shown."""
+        return [Panel(example.image[-1], self.seen(example.image))]
+
+    def view(self, model: UniterPreTrainedModel, example: Question, examples: Sequence[Question]) -> View:
+        """The four answers and the four rationales under the true one, or under the best where nobody says."""
+        known = example.answer is not None and example.rationale is not None
+        view = super().view(model, replace(example, form="measured" if known else "submission"), examples)
+        answers, rationales = (view.prediction[key] for key in ("answers", "rationales"))
+        best = int(np.argmax(answers))
+        under = best if example.answer is None else example.answer
+        texts = lambda group: [readable(text, self.processor) for text in group]
+        outcomes = [
+            ("answer", in_order(texts(example.answers), answers, example.answer)),
+            (
+                f"rationale of answer {under + 1}",
+                in_order(texts(example.rationales), rationales[under], example.rationale),
+            ),
+        ]
+        asked = [(self.text_kind, readable(example.question, self.processor))]
+        return replace(view, texts=asked, outcomes=outcomes, panels=[replace(view.panels[0], row=best)])
 
     # ------------------------------------------------------------ predictions
 

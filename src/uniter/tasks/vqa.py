@@ -165,6 +165,7 @@ class VQA(Task):
     """
 
     name = "vqa"
+    id_field, text_kind = "question_id", "question"
     model = UniterForAnswers
     monitor = "accuracy"
     options = MappingProxyType(

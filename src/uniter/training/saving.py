@@ -86,7 +86,11 @@ def write_folder(target: Path, write: Callable[[Path], None]) -> None:
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
     fresh.mkdir()
-    write(fresh)
+    try:
+        write(fresh)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
     for path in fresh.rglob("*"):
         if path.is_file():
             flush(path)
