@@ -76,8 +76,8 @@ def test_webdataset_tars(folder, tmp_path):
     assert list(read(f"{tmp_path}/*.tar").items()) == list(PICTURES.items())
     assert read([tmp_path / "0.tar", tmp_path / "1.tar"]) == PICTURES
     pictures, _ = find_pictures(tmp_path / "0.tar")
-    assert [picture.name for picture in pictures if picture.boxes is not None] == ["a/0.png"]
-    assert read_bytes(pictures[0].boxes) == b"{}"
+    assert [picture.name for picture in pictures if picture.beside() is not None] == ["a/0.png"]
+    assert read_bytes(pictures[0].beside()) == b"{}"
     assert open_picture(to_open(pictures[1].place)).getpixel((0, 0)) == (40, 0, 0)
 
 
@@ -155,7 +155,7 @@ def test_urls(scheme, folder, tmp_path):
     with pytest.raises(ValueError, match="check the address"):
         find_pictures(f"{base}/none")
     pictures, _ = find_pictures(f"{base}/pictures")
-    assert read_bytes(pictures[0].boxes) == b"{}"
+    assert read_bytes(pictures[0].beside()) == b"{}"
 
 
 def test_parquet_behind_a_url(tmp_path):

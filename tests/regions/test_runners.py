@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from working import Broken, Dying, KilledOnce, Plain, Spoilt
 
@@ -53,6 +54,19 @@ def test_processes(folder, whole, tmp_path):
 def test_what_goes_wrong_in_a_process_is_said_as_it_is(folder, tmp_path):
     with pytest.raises(ImportError, match="does not fit"):
         extract(folder, tmp_path / "out", Broken(), progress=False, shard_images=3, workers=2)
+
+
+def test_threads_change_no_bit(tmp_path, world):
+    """The shipped detector's sums come out otherwise in their last bits if several threads share them."""
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            extract(world.data / "images", tmp_path / str(threads), progress=False)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert contents(tmp_path / "1") == contents(tmp_path / "2")
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])

@@ -103,8 +103,9 @@ def test_bad_pictures_are_reported_and_a_store_is_made_of_the_others(tmp_path):
     (folder / "cut.jpg").write_bytes(data.getvalue()[:-900])
     (folder / "bomb.png").write_bytes(bomb(30000))
     (folder / "text.jpg").write_text("no picture")
-    (folder / "gone.png").symlink_to(folder / "nowhere.png")
-    report = extract(folder, tmp_path / "out", Plain(), progress=False, shard_images=2)
+    names = [path.name for path in folder.iterdir()] + ["gone.png"]
+    (tmp_path / "list.txt").write_text("\n".join(f"in/{name}" for name in names))
+    report = extract(tmp_path / "list.txt", tmp_path / "out", Plain(), progress=False, shard_images=2)
     assert report.images == report.added == 3 and len(report.failures) == 4
     said = failures(tmp_path / "out")
     assert list(said) == ["bomb.png", "cut.jpg", "gone.png", "text.jpg"]
@@ -116,7 +117,7 @@ def test_bad_pictures_are_reported_and_a_store_is_made_of_the_others(tmp_path):
         "shard-00001.safetensors",
     ]
     for name in said:
-        (folder / name).unlink()
+        (folder / name).unlink(missing_ok=True)
     Image.new("RGB", (5, 5)).save(folder / "new.png")
     report = extract(folder, tmp_path / "out", Plain(), progress=False)
     assert (report.images, report.added, report.failures) == (4, 1, [])

@@ -12,7 +12,7 @@ from uniter.files import read_json
 from uniter.regions.detectors import Detector
 from uniter.regions.pictures import open_picture as open_picture
 from uniter.regions.pictures_source import Failure as Failure
-from uniter.regions.pictures_source import Source
+from uniter.regions.pictures_source import Source, is_url
 from uniter.regions.pictures_source import list_pictures as list_pictures
 from uniter.regions.runners import How, local_rank, run_here, run_pool, run_ray
 from uniter.regions.shard_work import FAILURES, LOCK, Work, begin, read_failures
@@ -78,6 +78,7 @@ def extract(
         annotated: take the boxes in the JSON file beside each picture, in its order, instead of finding some: VCR's
             metadata, with `boxes` of x1 y1 x2 y2 and maybe a score, `width` and `height` in pixels.
         workers: processes on this machine, by default one; or Ray actors, by default one a GPU, or else one a core.
+            Each computes with one of torch's threads, or the last bits would depend on their number.
         threads: that decode in each of them; by default 1, or 8 beside a GPU.
         rank: this process's rank and the number of ranks: of them, each does its share of the shards, and the last
             makes the store. What failed before is not tried again.
@@ -94,6 +95,8 @@ def extract(
     for name, value in (("batch", batch), ("workers", workers), ("threads", threads), ("shard_images", shard_images)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be 1 or more, got {value}")
+    if is_url(out):
+        raise ValueError(f"{out} is a URL: a store is made in a folder, copy it from there")
     out = Path(out)
     how = How(out.absolute(), detector, batch, threads)
     loaded: Detector | None = None

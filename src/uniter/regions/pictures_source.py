@@ -41,11 +41,18 @@ class Place(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A picture's name, where its bytes are, and where its JSON with boxes would be (VCR's metadata)."""
+    """A picture's name, where its bytes are, and where in a tar its JSON is."""
 
     name: str
     place: Place
-    boxes: Place | None = None
+    json: Place | None = None
+
+    def beside(self) -> Place | None:
+        """Where its JSON with boxes would be (VCR's metadata); None in a tar without, and in a Parquet file."""
+        path, _, size, column, _ = self.place
+        if size >= 0 or column:
+            return self.json
+        return Place(path[: len(path) - len(PurePosixPath(path.replace(os.sep, "/")).suffix)] + ".json")
 
 
 @dataclass(frozen=True)
@@ -86,7 +93,7 @@ def find_pictures(
     failures: list[Failure] = []
     for name, path in _files(source, out, root):
         inside = {".tar": _in_tar, ".parquet": _in_parquet}.get(PurePosixPath(path).suffix.lower())
-        pictures = inside(path, failures) if inside else [Picture(name, Place(path), Place(_beside(path)))]
+        pictures = inside(path, failures) if inside else [Picture(name, Place(path))]
         for picture in pictures:
             try:
                 picture.name.encode()
@@ -183,7 +190,8 @@ def _lines(file: str) -> list[str]:
     lines = [line.strip() for line in os.fsdecode(data).splitlines()]
     if is_url(file):
         return [line for line in lines if line]
-    return [line if is_url(line) else str(Path(file).parent / line) for line in lines if line]
+    folder = str(Path(file).parent)  # and no Path for each of millions of lines
+    return [line if is_url(line) else os.path.join(folder, line) for line in lines if line]  # noqa: PTH118
 
 
 def _named(paths: Iterable[str], root: str | os.PathLike | None) -> list[tuple[str, str]]:
@@ -219,11 +227,6 @@ def _without_metadata(files: Sequence[str]) -> Iterator[str]:
     for file in files:
         if not file.startswith(".") and not (file.endswith(".json") and stems[PurePosixPath(file).stem] > 1):
             yield file
-
-
-def _beside(path: str) -> str:
-    """The path of a picture's JSON."""
-    return path[: len(path) - len(PurePosixPath(path.replace(os.sep, "/")).suffix)] + ".json"
 
 
 # ---------------------------------------------------------------- URLs
@@ -342,7 +345,7 @@ def _table_rows(path: str, table: Any) -> Iterator[Picture]:
             said = table.read_row_group(group, columns=[names]).column(0).to_pylist()
             said = [value.get("path") if isinstance(value, dict) else value for value in said]
         for first, name in enumerate(said):
-            unnamed = f"{PurePosixPath(path).stem}/{row:08d}"
+            unnamed = f"{PurePosixPath(path.replace(os.sep, '/')).stem}/{row:08d}"
             yield Picture(unnamed if name in (None, "") else str(name), Place(path, first, -1, column, group))
             row += 1
 

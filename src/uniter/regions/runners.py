@@ -69,8 +69,16 @@ class Labour:
         self.threads = how.threads or (8 if on_gpu else 1)
 
     def process(self, shard: int, step: Callable[[int], object] = lambda count: None) -> int:
-        """Do a shard if it is not done; gives its number."""
-        process(self.work, shard, self.detector, self.how.batch, self.threads, step)
+        """Do a shard if it is not done; gives its number.
+
+        With one thread of torch's, since the last bits of a sum depend on how many share it: cores are for workers.
+        """
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            process(self.work, shard, self.detector, self.how.batch, self.threads, step)
+        finally:
+            torch.set_num_threads(before)
         return shard
 
 
@@ -104,8 +112,8 @@ def run_pool(work: Work, shards: list[int], how: How, workers: int, shown: bool,
     workers = max(1, min(workers, len(shards)))
     context = multiprocessing.get_context("spawn")  # a fork of a process that has used torch may hang
     taken, pictures, errors = context.Value("q", 0), context.Value("q", 0), context.SimpleQueue()
-    cores = max(1, min((os.cpu_count() or 1) // workers, torch.get_num_threads()))
-    arguments = [(how, number, cores, shards, taken, pictures, errors) for number in range(workers)]
+    first = local_rank(os.environ) * workers  # ranks of one machine that have workers
+    arguments = [(how, first + number, shards, taken, pictures, errors) for number in range(workers)]
     processes = [context.Process(target=_work_in_pool, args=given, daemon=True) for given in arguments]
     try:
         for one in processes:
@@ -133,12 +141,11 @@ def run_pool(work: Work, shards: list[int], how: How, workers: int, shown: bool,
                 one.terminate()
 
 
-def _work_in_pool(how: How, number: int, cores: int, shards: list[int], taken: Any, pictures: Any, errors: Any) -> None:
+def _work_in_pool(how: How, number: int, shards: list[int], taken: Any, pictures: Any, errors: Any) -> None:
     """One process of the pool: takes the next shard until there is none."""
     with suppress(ValueError):
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(cores)
 
     def step(count: int) -> None:
         with pictures.get_lock():
@@ -205,7 +212,7 @@ def run_ray(work: Work, shards: list[int], how: How, workers: int | None, shown:
     ray = needed("ray", "ray")
     started = not ray.is_initialized()
     if started:
-        ray.init(log_to_driver=False, include_dashboard=False)
+        ray.init(log_to_driver=False, include_dashboard=False, logging_level="warning")
     try:
         there = ray.cluster_resources()
         gpus = int(there.get("GPU", 0))

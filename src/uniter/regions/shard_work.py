@@ -82,7 +82,7 @@ class Work:
         with (self.folder / "pictures.jsonl").open("rb") as file:
             file.seek(begin)
             rows = [json.loads(line) for line in file.read(end - begin).splitlines()]
-        return [Picture(name, Place(*place), None if boxes is None else Place(*boxes)) for name, place, boxes in rows]
+        return [Picture(name, Place(*place), None if said is None else Place(*said)) for name, place, said in rows]
 
     def is_done(self, number: int) -> bool:
         """Whether a shard is done."""
@@ -243,7 +243,7 @@ def begin(
             )
         work.give_up()
     found = read_to_continue(out, detector.fingerprint, detector.class_names)
-    pictures, failures = find_pictures(source, None if is_url(str(out)) else out, root)
+    pictures, failures = find_pictures(source, out, root)
     have = set(found[1] if found else ()) | {failure.name for failure in known}
     todo = [picture for picture in pictures if picture.name not in have]
     failures = list(dict.fromkeys(known + failures))
@@ -387,7 +387,7 @@ def _fitting(sizes: dict[str, Any], name: str, regions: Any, out: Path) -> Regio
 
 def _at_boxes(detector: Detector, picture: Picture, image: Image.Image) -> Regions | str:
     """The regions at a picture's annotated boxes, or the reason why there are none."""
-    where = picture.boxes
+    where = picture.beside()
     file = Path(picture.name).with_suffix(".json").name if where is None or where.size >= 0 else Path(where.path).name
     try:
         if where is None:
