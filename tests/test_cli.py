@@ -218,6 +218,36 @@ BAD = {
     "predict over a file": ([*PREDICT, *MODEL, "--out", "{file}"], "{file} exists already: remove it or"),
     "predict over a folder": ([*PREDICT, *MODEL, "--out", "{full}"], "{full} exists already"),
     "predict below a file": ([*PREDICT, *MODEL, "--out", "{file}/out.json"], "{file}"),
+    "predict nothing": ([*PREDICT, *MODEL], "nothing to do: give --out for a prediction file, --draw for pictures"),
+    "draw examples what without where": (
+        [*PREDICT, *MODEL, "--out", "{out}", "--example", "1"],
+        "give --draw a folder too",
+    ),
+    "draw examples into a full folder": (
+        [*PREDICT, *MODEL, "--draw", "{full}"],
+        "{full} exists already: remove it or draw into",
+    ),
+    "draw examples over a file": ([*PREDICT, *MODEL, "--draw", "{file}"], "{file} exists already"),
+    "draw examples no such example": (
+        [*PREDICT, *MODEL, "--draw", "{out}", "--example", "x"],
+        "vqa has no example 'x' in split",
+    ),
+    "draw examples no such layer": (
+        [*PREDICT, *MODEL, "--draw", "{out}", "--layer", "7"],
+        "layer 7: the model has layers 1 to 2",
+    ),
+    "draw examples without pictures": (
+        [*PREDICT, *MODEL, "--draw", "{out}", "--images", "{missing}"],
+        "there is no folder of pi",
+    ),
+    "draw examples other pictures": (
+        [*PREDICT, *MODEL, "--draw", "{out}", "--images", "{full}"],
+        "{full}: no picture 'scenes_val_",
+    ),
+    "draw examples without a head": (
+        [*PREDICT, "--model", "{models}/pretrained", "--draw", "{out}"],
+        "pretrained has no head for vqa: give a model that was fine-tuned on it",
+    ),
     # ask, find, search
     "ask about nothing": (
         ["ask", "{missing}", "what?", "--model", "{missing}"],

@@ -121,7 +121,8 @@ def draw_examples(
         layers = "all layers" if drawing.layers is None else f"layers {', '.join(map(str, drawing.layers))}"
         lead = (
             f"{len(chosen)} of {len(examples)} examples of {split}. A tick marks what is right. The maps say which word goes with which "
-            "region: by the transport plan of the last layer, how much more than its even share a region gets of a word; by attention, "
+            "region: by the transport plan of the last layer (what pre-training with word-region alignment trains, and fine-tuning does not), "
+            "how much more than its even share a region gets of a word; by attention, "
             f"how much of a word's attention a region gets (mean over heads and {layers}). Point at a word, or go to it by the keyboard, "
             "to light its regions up."
         )

@@ -307,7 +307,12 @@ class VCR(Task):
             ),
         ]
         asked = [(self.text_kind, readable(example.question, self.processor))]
-        return replace(view, texts=asked, outcomes=outcomes, panels=[replace(view.panels[0], row=best)])
+        return replace(
+            view,
+            texts=asked,
+            outcomes=outcomes,
+            panels=[replace(view.panels[0], row=best, title=f"with answer {best + 1}")],
+        )
 
     # ------------------------------------------------------------ predictions
 
