@@ -1,7 +1,7 @@
 """Examples drawn with what a model says of them: of every task there is, and of the drawn world's."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -14,6 +14,7 @@ from uniter.alignment import inner_words, word_region_maps
 from uniter.drawing import Mark, label_places
 from uniter.inspection import Drawing, draw_examples
 from uniter.processing_uniter import UniterProcessor
+from uniter.regions import Regions
 from uniter.regions.store import Store
 from uniter.run import predict
 from uniter.tasks.base import Task, load, names
@@ -312,6 +313,26 @@ def test_a_fourteenth_task_is_drawn_without_a_line_about_drawing(tmp_path):
     draw_examples(task, model, "any", task.examples("any")[:1], Drawing(tmp_path / "other"))
     (section,) = read(tmp_path / "other")
     assert section.bars == [] and "prediction: " in section.text
+
+
+def test_word_pieces_and_fractions_of_a_database_are_drawn_as_words_and_boxes(tmp_path, no_png):
+    """What users of the published databases have: numbers for words, boxes of an image of size 1 x 1, no pictures."""
+    case = fixtures.make_case("vqa", tmp_path / "data")
+    task = case.task()
+    model, example = fixtures.tiny_model(task).eval(), task.examples("train")[0]
+    seen = case.regions[example.image]
+    boxes = seen.boxes / np.array([seen.width, seen.height] * 2, np.float32)
+    task.regions = {**case.regions, example.image: Regions(seen.features, boxes, 1, 1)}
+    stored = replace(example, text=tuple(task.processor.pieces("what colour is redog ?")))
+    draw_examples(task, model, "train", [stored], Drawing(tmp_path / "drawn"))
+    (section,) = read(tmp_path / "drawn")
+    assert "what colour is redog ?" in section.text
+    assert [word for word, *_ in section.tables[0]][:4] == ["what", "colour", "is", "red"]
+    rects = [rect for rect in section.rects if "data-region" in rect]
+    first = next(rect for rect in rects if rect["data-region"] == "0")
+    expected = boxes[0] * np.array([640, 480, 640, 480])  # of the canvas
+    assert [float(first["x"]), float(first["y"])] == pytest.approx(expected[:2], abs=0.06)
+    assert float(first["x"]) + float(first["width"]) == pytest.approx(expected[2], abs=0.11)
 
 
 # ---------------------------------------------------------------- the drawn world

@@ -69,7 +69,7 @@ def write_report(out: Path, numbers: Numbers, seconds: dict[str, float]) -> Path
         ),
         (
             "Which word is which region",
-            "The optimal-transport plan between words and regions, read off the last layer: the darker, the more of the word goes to the region beyond "
+            "The optimal-transport plan between words and regions, read off the last layer: the stronger the colour, the more of the word goes to the region beyond "
             "its even share. Point at a word to light its regions up.",
             alignment_example(world, uniter),
         ),
