@@ -538,6 +538,24 @@ def test_unreadable_pictures_are_named_and_the_status_says_so(place, uniter):
     assert uniter("search", folder, "x", "--model", place.models / "matching", "--store", place.out)[0] == 0
 
 
+def test_ranks_say_that_they_did_their_share_and_the_last_step_what_failed(place, uniter, refused, monkeypatch):
+    folder = place.folder / "pictures"
+    folder.mkdir()
+    for number in range(3):
+        shutil.copy(place.picture, folder / f"{number}.png")
+    shutil.copy(place.folder / "cut.png", folder)
+    assert "SOURCE" in refused("extract", "--out", place.out)
+    assert "no extraction goes on" in refused("extract", "--out", place.out, "--finish")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, said in (("0", "2 shards left"), ("1", "3 images, 2 added")):
+        monkeypatch.setenv("RANK", rank)
+        status, out, _ = uniter("extract", folder, "--out", place.out, "--shard-images", 1, "--quiet")
+        assert status == 0 and said in out
+    monkeypatch.delenv("RANK")
+    status, out, err = uniter("extract", "--out", place.out, "--finish")
+    assert status == 3 and "3 images, 0 added" in out and err.startswith("failed cut.png: ")
+
+
 @pytest.mark.parametrize("error", [28, 13, 30], ids=["full", "forbidden", "read-only"])
 @pytest.mark.parametrize("verb", ["scenes", "extract", "finetune", "predict"])
 def test_what_the_system_refuses_is_one_line(error, verb, place, refused, monkeypatch):
