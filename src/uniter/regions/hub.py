@@ -26,6 +26,6 @@ def pretrained(kind: Any, name: str) -> Any:
         return kind.from_pretrained(name.removeprefix(HUB), local_files_only=not asked)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
         raise ValueError(
-            f"{name} cannot be read by {kind.__name__} ({str(error).strip().splitlines()[0][:200]}): give a folder with "
-            "config.json, model.safetensors and preprocessor_config.json"
+            f"{name} cannot be read by {kind.__name__} ({str(error).strip().splitlines()[0][:200]}): give a folder "
+            "with config.json, model.safetensors and preprocessor_config.json"
         ) from error

@@ -1,4 +1,4 @@
-"""Object detectors of transformers': D-FINE, RT-DETR v2, DETR, YOLOS, ...; Grounding DINO and OWLv2 for words of one's own.
+"""Object detectors of transformers': D-FINE, RT-DETR v2, DETR, YOLOS, ...; Grounding DINO, OWLv2 for any words.
 
 A region is a query of the decoder; its feature is the decoder's last state, or what a frozen vision transformer sees in
 its box. Some of these detectors score each class by itself: `distribution` says what is made of that.
@@ -62,8 +62,8 @@ def distribution(logits: Tensor, exclusive: bool) -> tuple[Tensor, Tensor]:
         exclusive: whether it is a softmax.
 
     Sigmoids are no distribution. Taken as independent, and given that at most one class is there, the chance of class
-    k is in proportion to p/(1-p) = exp(logit), and that of none to 1: a softmax of the logits beside a 0. The confidence
-    stays the largest sigmoid.
+    k is in proportion to p/(1-p) = exp(logit), and that of none to 1: a softmax of the logits beside a 0. The
+    confidence stays the largest sigmoid.
     """
     logits = logits.float()
     if exclusive:
@@ -138,8 +138,8 @@ class FixedClasses(Network):
 
         if words:
             raise ValueError(
-                f"{self.name} knows the classes that it was trained on: leave the vocabulary out, or take Grounding DINO "
-                "or OWLv2"
+                f"{self.name} knows the classes that it was trained on: leave the vocabulary out, or take Grounding "
+                "DINO or OWLv2"
             )
         model = pretrained(AutoModelForObjectDetection, self.name)
         names = model.config.id2label
@@ -158,8 +158,8 @@ class FixedClasses(Network):
         columns = len(self.class_names) - (not self.exclusive)
         if out.logits.shape[2] != columns:
             raise ValueError(
-                f"{self.name} ({self.model.config.model_type}) scores {out.logits.shape[2]} classes where {columns} were "
-                "expected: this kind of detector is not known here"
+                f"{self.name} ({self.model.config.model_type}) scores {out.logits.shape[2]} classes where {columns} "
+                "were expected: this kind of detector is not known here"
             )
         states = out.last_hidden_state[:, -out.logits.shape[1] :]  # YOLOS has its patches before the queries
         boxes, found = corners(out.pred_boxes), []
@@ -356,8 +356,8 @@ def load(text: str, device: torch.device | str = "cpu") -> HuggingFaceDetector:
 
     Args:
         text: a folder that `save_pretrained` wrote of model and image processor, or `hub:NAME` to download it; then
-            settings: `,features=vit:FOLDER`, `,vocabulary=FILE` (a class name a line, for Grounding DINO and OWLv2), and
-            those of `Selection`.
+            settings: `,features=vit:FOLDER`, `,vocabulary=FILE` (a class name a line, for Grounding DINO and OWLv2),
+            and those of `Selection`.
         device: where to compute.
 
     Raises:
@@ -393,7 +393,6 @@ def read_vocabulary(file: str) -> list[str]:
     words = [line for line in lines if line]
     twice = [word for word in words if words.count(word) > 1]
     if not words or twice or BACKGROUND in words:
-        raise ValueError(
-            f"the vocabulary {file} needs names, each once, none called {BACKGROUND}: {twice[:1] or words}"
-        )
+        wrong = repr(twice[0]) if twice else BACKGROUND if words else "it is empty"
+        raise ValueError(f"the vocabulary {file} needs names, each once, none called {BACKGROUND}: {wrong}")
     return words
