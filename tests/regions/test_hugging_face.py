@@ -41,7 +41,12 @@ def test_regions_are_valid_and_alone_as_in_a_batch(folders, name):
     assert detector.notes["class_probs"] == (SOFTMAX if name in ("detr", "yolos") else SIGMOID)
     images = [draw(make_scene(0, "val", index)) for index in range(2)]
     images += [Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 100, 3), dtype=np.uint8))]
-    images += [Image.new("L", (90, 30), 80)]
+    images += [
+        Image.new("L", (90, 30), 80),
+        Image.new("RGB", (1, 1)),
+        Image.new("RGB", (1, 200)),
+        Image.new("P", (300, 2)),
+    ]
     together = detector.detect(images)
     for image, regions in zip(images, together):
         assert 1 <= len(regions) <= 15 and (regions.width, regions.height) == image.size

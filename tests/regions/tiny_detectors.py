@@ -63,8 +63,8 @@ SQUARE = {"height": SIDE, "width": SIDE}
 FIXED = {
     "d_fine": (d_fine, lambda: hf.RTDetrImageProcessor(size=SQUARE)),
     "rt_detr_v2": (rt_detr_v2, lambda: hf.RTDetrImageProcessor(size=SQUARE)),
-    "detr": (detr, lambda: hf.DetrImageProcessor(size={"shortest_edge": SIDE, "longest_edge": 2 * SIDE})),
-    "yolos": (yolos, lambda: hf.YolosImageProcessor(size={"shortest_edge": SIDE, "longest_edge": 2 * SIDE})),
+    "detr": (detr, lambda: hf.DetrImageProcessor(size={"shortest_edge": SIDE, "longest_edge": 4 * SIDE})),
+    "yolos": (yolos, lambda: hf.YolosImageProcessor(size={"shortest_edge": SIDE, "longest_edge": 4 * SIDE})),
 }
 
 
@@ -107,7 +107,7 @@ def clip_tokenizer():
 OPEN = {
     "grounding_dino": (
         grounding_dino,
-        lambda: hf.GroundingDinoImageProcessor(size={"shortest_edge": SIDE, "longest_edge": 2 * SIDE}),
+        lambda: hf.GroundingDinoImageProcessor(size={"shortest_edge": SIDE, "longest_edge": 4 * SIDE}),
         lambda: hf.BertTokenizer(vocab=words()),
     ),
     "owlv2": (owlv2, lambda: hf.Owlv2ImageProcessor(size=SQUARE), clip_tokenizer),

@@ -35,6 +35,7 @@ BACKGROUND = "background"
 SOFTMAX = "softmax"
 SIGMOID = "sigmoid, as a distribution: softmax of the logits beside a background of logit 0"
 VIT = "vit:"
+_SLIMMEST = 16  # times as long as wide is a picture looked at
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,14 @@ def corners(boxes: Tensor) -> Tensor:
     """Boxes (..., 4) of centre and sides as x1 y1 x2 y2."""
     centre, sides = boxes.float().split(2, dim=-1)
     return torch.cat([centre - sides / 2, centre + sides / 2], dim=-1)
+
+
+def _broad(image: Image.Image) -> Image.Image:
+    """A picture that is far longer than wide made wider, or a side would be scaled to nothing; fractions stay."""
+    least = -(-max(image.size) // _SLIMMEST)
+    if min(image.size) >= least:
+        return image
+    return image.resize((max(image.width, least), max(image.height, least)))
 
 
 class Network(ABC):
@@ -315,7 +324,7 @@ class HuggingFaceDetector:
         images = [upright_rgb(image) for image in images]
         found: dict[int, Regions] = {}
         for group in groups(images, self.network.device):
-            for place, seen in zip(group, self.network.look([images[place] for place in group]), strict=True):
+            for place, seen in zip(group, self.network.look([_broad(images[place]) for place in group]), strict=True):
                 found[place] = self._choose(images[place], seen)
         return [found[place] for place in range(len(images))]
 
