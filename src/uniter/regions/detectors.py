@@ -15,7 +15,7 @@ from uniter.regions.regions import Regions
 
 SHIPPED = {"scenes": Path(__file__).parent.parent / "assets" / "detector"}
 # What stands before the colon of a name -> the module whose `load` reads what stands behind it.
-KINDS = {"torchvision": "faster_rcnn", "huggingface": "hugging_face"}
+KINDS = {"torchvision": "faster_rcnn", "huggingface": "hugging_face", "grid": "grid"}
 # What the config.json of a folder says its format is -> the module and class whose `load` reads the folder.
 FORMATS = {
     "uniter-small-detector": ("small", "SmallDetector"),
