@@ -212,6 +212,7 @@ def test_what_is_wrong_is_named(folders, tmp_path):
         with pytest.raises(ValueError, match=said):
             load_detector(name, "cpu")
 
+    refused(folders["d_fine"], "give it as huggingface:")
     refused(f"huggingface:{folders['d_fine']},features=dinov2", "vit:FOLDER")
     refused(f"huggingface:{folders['d_fine']},colour=red", "colour")
     refused(f"huggingface:{folders['d_fine']},vocabulary={folders['words']}", "leave the vocabulary out")
