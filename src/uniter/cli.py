@@ -136,6 +136,25 @@ def extract(
         raise typer.Exit(SOME_FAILED)
 
 
+@app.command()
+def show(
+    store: Annotated[Path, typer.Argument(help="Store of regions, or a file of docs/formats.md.")],
+    image: Annotated[str, typer.Argument(help="The image's name in it.")],
+    out: Annotated[Path, typer.Option("--out", help="PNG file to write.")],
+    images: Annotated[
+        Path | None, typer.Option("--images", help="Folder that names begin in; boxes are drawn on white without it.")
+    ] = None,
+    detector: Annotated[
+        str | None, typer.Option("--detector", help="What made the store, to ask it for attributes too.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Draw so many, the first ones.")] = 36,
+) -> None:
+    """Draw the regions that a store has of an image, with what they are."""
+    from uniter.regions.drawing import show as run_show
+
+    print(f"{out}: {run_show(store, image, out, images, detector, top)} regions")
+
+
 @app.command("import-regions")
 def import_regions(
     source: Annotated[Path, typer.Argument(help="Region file or folder of somebody else; docs/formats.md says which.")],

@@ -5,7 +5,7 @@ import os
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from uniter.regions.regions import Regions
 
 SHIPPED = {"scenes": Path(__file__).parent.parent / "assets" / "detector"}
 # What stands before the colon of a name -> the module whose `load` reads what stands behind it.
-KINDS = {"torchvision": "faster_rcnn"}
+KINDS = {"torchvision": "faster_rcnn", "huggingface": "hugging_face", "grid": "grid"}
 # What the config.json of a folder says its format is -> the module and class whose `load` reads the folder.
 FORMATS = {
     "uniter-small-detector": ("small", "SmallDetector"),
@@ -89,13 +89,17 @@ def load_detector(name_or_folder: str | os.PathLike = "scenes", device: torch.de
             f"there is no detector {name!r}: give {', '.join(SHIPPED)}, a folder with config.json and "
             f"model.safetensors, or one of {', '.join(f'{kind}:...' for kind in KINDS)}"
         )
-    module, reader = FORMATS.get(_format(folder), FORMATS["uniter-small-detector"])
+    config = _config(folder)
+    if "model_type" in config:
+        raise ValueError(f"{folder} holds a model of transformers': give it as huggingface:{folder}")
+    module, reader = FORMATS.get(config.get("format", ""), FORMATS["uniter-small-detector"])
     return getattr(import_module(f"uniter.regions.{module}"), reader).load(folder, device)
 
 
-def _format(folder: Path) -> str:
-    """What a folder's config.json says it is; what is wrong with the file is its reader's to say."""
+def _config(folder: Path) -> dict[str, Any]:
+    """A folder's config.json; what is wrong with the file is its reader's to say."""
     try:
-        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("format", "")
-    except (OSError, ValueError, AttributeError):
-        return ""
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}

@@ -296,17 +296,19 @@ class SmallDetector:
         return self._describe(looked, given * looked.scale, sort=False)[0]
 
     def words(self, regions: Regions, attributes: dict[str, np.ndarray]) -> list[str]:
-        """What each region is called, such as `large red striped star`; arguments from `detect_with_attributes`."""
+        """What each region is called, such as `large red striped star`; arguments from `detect_with_attributes`.
+
+        A value that is a word of the class's own name is not said twice.
+        """
         assert regions.class_probs is not None
         kinds = regions.class_probs[:, 1:].argmax(1) + 1
         order = sorted(attributes, key=lambda name: (name != "size", name))
-        return [
-            " ".join(
-                [self.config.attributes[name][attributes[name][row].argmax()] for name in order]
-                + [self.class_names[kind]]
-            )
-            for row, kind in enumerate(kinds)
-        ]
+        words = []
+        for row, kind in enumerate(kinds):
+            values = [self.config.attributes[name][attributes[name][row].argmax()] for name in order]
+            own = self.class_names[kind].split()
+            words.append(" ".join([*(value for value in values if value not in own), self.class_names[kind]]))
+        return words
 
     def _look(self, image: Image.Image) -> "_Looked":
         image = upright_rgb(image)
