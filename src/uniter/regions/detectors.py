@@ -58,22 +58,39 @@ def vision_ops() -> ModuleType:
     return ops
 
 
+def checked_boxes(boxes: np.ndarray) -> np.ndarray:
+    """Boxes that were given to a detector, (R, 4) float32.
+
+    Raises:
+        ValueError: they have another shape, are not finite, or there is none.
+    """
+    boxes = np.asarray(boxes, dtype=np.float32)
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or len(boxes) == 0 or not np.isfinite(boxes).all():
+        raise ValueError(f"boxes must be finite and (regions, 4) pixels x1 y1 x2 y2, got shape {boxes.shape}")
+    return boxes
+
+
 def load_detector(name_or_folder: str | os.PathLike = "scenes", device: torch.device | str | None = None) -> Detector:
     """A trained detector, by name or by folder.
 
     Args:
-        name_or_folder: `scenes` (ships with the package), or a folder that `SmallDetector.save` wrote.
+        name_or_folder: `scenes` (ships with the package), a folder that `SmallDetector.save` wrote, or
+            `bottom-up:FILE` (`bottom_up.load`).
         device: where to compute; by default the first GPU, or else the processor.
 
     Raises:
         ValueError: there is no such detector.
     """
+    from uniter.regions import bottom_up
     from uniter.regions.small import SmallDetector
 
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if str(name_or_folder).startswith(bottom_up.PREFIX) and ":" in str(name_or_folder):
+        return bottom_up.load(str(name_or_folder), device)
     folder = SHIPPED.get(str(name_or_folder), Path(name_or_folder))
     if not folder.is_dir():
         raise ValueError(
             f"there is no detector {str(name_or_folder)!r}: give one of {', '.join(SHIPPED)}, "
-            "or a folder with config.json and model.safetensors"
+            "a folder with config.json and model.safetensors, or bottom-up:FILE"
         )
-    return SmallDetector.load(folder, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return SmallDetector.load(folder, device)

@@ -18,7 +18,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from uniter.regions.detectors import vision_ops
+from uniter.regions.detectors import checked_boxes, vision_ops
 from uniter.regions.pictures import upright_rgb
 from uniter.regions.regions import Regions
 
@@ -279,9 +279,7 @@ class SmallDetector:
         Raises:
             ValueError: boxes have another shape, or none is given.
         """
-        boxes = np.asarray(boxes, dtype=np.float32)
-        if boxes.ndim != 2 or boxes.shape[1] != 4 or len(boxes) == 0 or not np.isfinite(boxes).all():
-            raise ValueError(f"boxes must be finite and (regions, 4) pixels x1 y1 x2 y2, got shape {boxes.shape}")
+        boxes = checked_boxes(boxes)
         looked = self._look(image)
         return self._describe(looked, torch.from_numpy(boxes).to(self.device) * looked.scale, sort=False)[0]
 
