@@ -158,9 +158,8 @@ class BottomUpDetector:
         if given is None:
             logits, deltas = self.network.propose(maps)
             anchors = self.network.anchors(*maps.shape[2:])
-            places = [
-                propose(*each, anchors, one, self.mode) for *each, one in zip(logits, deltas, pictures, strict=True)
-            ]
+            each = zip(logits, deltas, pictures, strict=True)
+            places = [propose(said, moves, anchors, one, self.mode) for said, moves, one in each]
         else:
             places = [(boxes, boxes.new_zeros(len(boxes))) for boxes in given]
         features = self.network.describe(maps, [boxes for boxes, _ in places])

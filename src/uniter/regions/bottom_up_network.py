@@ -66,11 +66,11 @@ class _Conv(nn.Conv2d):
 
     def fold(self) -> None:
         if isinstance(norm := self.norm, nn.BatchNorm2d):
-            weight, bias = norm.weight, norm.bias
-            self.weight, bias = nn.utils.fusion.fuse_conv_bn_weights(
-                self.weight, None, norm.running_mean, norm.running_var, norm.eps, weight, bias
+            assert norm.running_mean is not None and norm.running_var is not None
+            self.weight, self.bias = nn.utils.fusion.fuse_conv_bn_weights(
+                self.weight, None, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
             )
-            self.bias, self.norm = bias, nn.Identity()
+            self.norm = nn.Identity()
 
 
 class _Block(nn.Module):
