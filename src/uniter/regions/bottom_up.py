@@ -224,18 +224,41 @@ class BottomUpDetector:
         """
         path = _the_file(Path(path))
         config = config or _sizes(path.parent / SIZES)
-        settings = mode if isinstance(mode, Mode) else MODES[mode]
         weights = bottom_up_weights.read_weights(path)
+        classes, attributes = (path.parent / name for name in VOCABULARIES)
+        names = _names(classes, config.classes, "class"), _names(attributes, config.attributes, "attribute")
+        settings = mode if isinstance(mode, Mode) else MODES[mode]
+        try:
+            return cls.of_weights(weights, config, settings, precision, device, *names)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}, or say other sizes in {SIZES} beside it") from None
+
+    @classmethod
+    def of_weights(
+        cls,
+        weights: dict[str, Tensor],
+        config: BottomUpConfig,
+        mode: Mode,
+        precision: str = "float32",
+        device: torch.device | str = "cpu",
+        class_names: list[str] | None = None,
+        attribute_names: list[str] | None = None,
+    ) -> "BottomUpDetector":
+        """The detector of tensors by the port's names; arguments as of `load`, numbered names by default.
+
+        Raises:
+            ValueError: a tensor is missing, unknown or of another shape.
+        """
         with torch.device("meta"):  # no use drawing 65 million numbers
             network = BottomUpNetwork(config)
         state = network.state_dict()
         expected = {name: value.shape for name, value in state.items() if not name.endswith("num_batches_tracked")}
-        bottom_up_weights.check(path, weights, expected)
-        fingerprint = _fingerprint(weights, config, settings, precision)
+        bottom_up_weights.check(weights, expected)
+        fingerprint = _fingerprint(weights, config, mode, precision)
         network.load_state_dict(weights, strict=False, assign=True)
-        classes = _names(path.parent / VOCABULARIES[0], config.classes, "class")
-        attributes = _names(path.parent / VOCABULARIES[1], config.attributes, "attribute")
-        return cls(network, settings, fingerprint, ["background", *classes], attributes, device, precision)
+        class_names = ["background", *(class_names or _numbered("class", config.classes))]
+        attribute_names = attribute_names or _numbered("attribute", config.attributes)
+        return cls(network, mode, fingerprint, class_names, attribute_names, device, precision)
 
 
 def load(name: str, device: torch.device | str = "cpu") -> BottomUpDetector:
@@ -289,10 +312,14 @@ def _sizes(path: Path) -> BottomUpConfig:
         raise ValueError(f"{path}: {error}") from None
 
 
+def _numbered(kind: str, count: int) -> list[str]:
+    return [f"{kind} {number}" for number in range(1, count + 1)]
+
+
 def _names(path: Path, count: int, kind: str) -> list[str]:
     """The first name of each line, or numbered ones if there is no file."""
     if not path.is_file():
-        return [f"{kind} {number}" for number in range(1, count + 1)]
+        return _numbered(kind, count)
     lines = path.read_text(encoding="utf-8").splitlines()
     if len(lines) != count:
         raise ValueError(f"{path}: {len(lines)} lines for {count} names: take the list that belongs to the weights")

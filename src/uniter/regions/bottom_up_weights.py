@@ -61,7 +61,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     }
 
 
-def check(path: str | Path, tensors: dict[str, Tensor], expected: dict[str, torch.Size]) -> None:
+def check(tensors: dict[str, Tensor], expected: dict[str, torch.Size]) -> None:
     """Refuse tensors that are not exactly a network's.
 
     Raises:
@@ -77,10 +77,7 @@ def check(path: str | Path, tensors: dict[str, Tensor], expected: dict[str, torc
     found = {"missing": missing, "unknown": unknown, "of another shape": other}
     wrong = "; ".join(f"{what}: {few(names)}" for what, names in found.items() if names)
     if wrong:
-        raise ValueError(
-            f"{path}: not the weights of this network ({wrong}): take another file, or say other sizes in "
-            "bottom_up.json beside it"
-        )
+        raise ValueError(f"not the weights of this network ({wrong}): take another file")
 
 
 def formula_anchors() -> Tensor:
