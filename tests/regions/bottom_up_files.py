@@ -14,6 +14,7 @@ from uniter.regions.bottom_up_network import BottomUpConfig, BottomUpNetwork
 from uniter.regions.bottom_up_weights import ANCHORS, caffe_anchors
 
 CONFIG = BottomUpConfig(50, 8, 16, 4, 8, 12, classes=5, attributes=4)
+BRANCHES = {"shortcut": "1", "conv1": "2a", "conv2": "2b", "conv3": "2c"}
 HEADS, RPN = "roi_heads.box_predictor", "proposal_generator.rpn_head"
 
 
@@ -29,7 +30,7 @@ def tiny_weights() -> dict[str, torch.Tensor]:
         elif name.endswith("norm.running_var"):
             z = (0.2 * z).exp()
         elif name.endswith("norm.weight"):
-            z = 1 + 0.1 * z
+            z = (0.3 if ".conv3." in name else 1) * (1 + 0.1 * z)
         elif value.ndim == 1:
             z = 0.1 * z
         else:
@@ -37,7 +38,9 @@ def tiny_weights() -> dict[str, torch.Tensor]:
         weights[name] = z
     weights["backbone.stem.conv1.weight"] /= 64
     weights[f"{RPN}.anchor_deltas.weight"] *= 0.2
-    weights[f"{HEADS}.cls_score.weight"] *= 4
+    for head, gain in (("cls_score", 0.5), ("bbox_pred", 0.2)):  # what all features share says nothing
+        z = weights[f"{HEADS}.{head}.weight"]
+        weights[f"{HEADS}.{head}.weight"] = gain * (z - z.mean(1, keepdim=True))
     weights[ANCHORS] = caffe_anchors()
     return weights
 
@@ -162,7 +165,7 @@ def caffe_layers(weights: dict, fields: tuple[int, int], written) -> list[bytes]
         else:
             stage, block, conv = ours.split("res")[-1].split(".")
             letter = "abcdefgh"[int(block)] if stage in "25" or block == "0" else f"b{block}"
-            place = f"{stage}{letter}_branch{dict(shortcut='1', conv1='2a', conv2='2b', conv3='2c')[conv]}"
+            place = f"{stage}{letter}_branch{BRANCHES[conv]}"
             place, batch, scale = f"res{place}", f"bn{place}", f"scale{place}"
         layers.append(layer(place, found[f"{ours}.weight"]))
         by = 4.0  # how much the statistics were summed over
