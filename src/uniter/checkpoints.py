@@ -7,14 +7,13 @@ unpickled freely. The trunk's parameter names are the official ones, so most of 
 
 import json
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from uniter import draws
@@ -32,8 +31,8 @@ from uniter.modeling_uniter import (
     UniterPreTrainedModel,
 )
 from uniter.processing_uniter import PERSONS
+from uniter.tensor_files import few, read_tensors
 
-WRAPPERS = ("model_state", "state_dict", "model", "model_state_dict", "model_dict")
 # Tensors that official files hold twice: the copy, and what it is tied to.
 TIED = {
     "cls.predictions.decoder.weight": "uniter.embeddings.word_embeddings.weight",
@@ -77,13 +76,8 @@ class Imported:
     def __str__(self) -> str:
         """A few lines for people."""
         lines = [f"{type(self.model).__name__} of a checkpoint in {self.layout}'s layout"]
-        lines += [f"new: {_few(self.new)}", f"unused: {_few(self.unused)}", *self.notes]
+        lines += [f"new: {few(self.new)}", f"unused: {few(self.unused)}", *self.notes]
         return "\n  ".join(lines)
-
-
-def _few(names: Sequence[str], most: int = 8) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return (", ".join(names[:most]) or "none") + more
 
 
 # ---------------------------------------------------------------- in
@@ -104,42 +98,11 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
 
 
 def _read(path: Path) -> Renamed:
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file" if not path.exists() else f"{path}: a folder, give a file")
-    try:
-        found: Any = load_file(path) if path.suffix == ".safetensors" else _load(path)
-    except Exception as error:  # damaged bytes are read as anything: no list of exceptions is complete
-        if running := re.search(r"GLOBAL (\S+)", str(error)):
-            raise ValueError(
-                f"{path}: holds more than tensors, {running[1]}, which could run code: save its state dict alone "
-                "where you trust it"
-            ) from None
-        reason = str(error).split("\n")[0].split(". ")[0]
-        if reason.startswith("Weights only"):  # goes on with how to run the file's code
-            reason = "its content is not that of a state dict"
-        raise ValueError(f"{path}: not opened ({reason}); damaged or no checkpoint: get a clean copy") from None
-    for wrapper in WRAPPERS:
-        if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
-            found = found[wrapper]
-    named = found.items() if isinstance(found, dict) else ()
-    tensors = {str(key): value for key, value in named if isinstance(value, Tensor)}
-    if not tensors:
-        raise ValueError(f"{path}: holds no tensors by name; give a state dict as the published code saves it")
-    spoiled = [key for key, value in tensors.items() if not bool(torch.isfinite(value).all())]
-    if spoiled:
-        raise ValueError(
-            f"{path}: {len(spoiled)} tensors have numbers that are not finite: {_few(spoiled)}; its training has "
-            "failed or the file is damaged: take another checkpoint"
-        )
+    tensors = read_tensors(path)
     try:
         return official_names(tensors)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-
-
-def _load(path: Path) -> Any:
-    # Files of before PyTorch 1.6, the published ones among them, are no zip and cannot be mapped.
-    return torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
 
 
 def import_weights(
@@ -227,14 +190,14 @@ def _check_fit(
     if over:
         raise ValueError(
             f"{path}: {len(over)} tensors of its trunk have no place in the model that the config describes: "
-            f"{_few(over)}; is this its config (num_hidden_layers)?"
+            f"{few(over)}; is this its config (num_hidden_layers)?"
         )
     text_only = _text_only(state)
     image_side = [key for key in own if text_only and "img_" in key]
     gone = [key for key in own if key.startswith("uniter.") and key not in state and key not in image_side]
     if len(gone) > missing or (text_only and not by_choice):
         raise ValueError(
-            f"{path}: {len(gone) or len(image_side)} tensors of the trunk are not in it: {_few(gone or image_side)}"
+            f"{path}: {len(gone) or len(image_side)} tensors of the trunk are not in it: {few(gone or image_side)}"
             + ("; it is a text-only file: say --head pretraining to start from it" if text_only else "")
         )
 

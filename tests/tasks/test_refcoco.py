@@ -1,5 +1,4 @@
 import json
-import os
 import pickle
 
 import numpy as np
@@ -10,7 +9,7 @@ from hypothesis import strategies as st
 import fixtures
 from uniter.regions import Regions
 from uniter.run import score
-from uniter.tasks.refcoco import Expression, RefCOCO, overlaps, published_overlaps, read_pickle
+from uniter.tasks.refcoco import Expression, RefCOCO, overlaps, published_overlaps
 
 
 def test_published_overlap_counts_the_last_pixel():
@@ -122,53 +121,3 @@ def test_a_submission_of_boxes_is_scored_from_the_public_files_alone(tmp_path, n
     numbers = score("refcoco", tmp_path, "val", tmp_path / "said.json")
     assert numbers["accuracy"] == pytest.approx(100 * (1 - 1 / len(examples))) and "upper_bound" not in numbers
     assert json.loads((tmp_path / "said.json").read_text())[1].keys() == {"sent_id", "pred_box", "tgt_box"}
-
-
-# ---------------------------------------------------------------- pickles
-
-
-class Evil:
-    """Would make a folder when opened."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (os.mkdir, (str(self.path),))
-
-
-@pytest.mark.parametrize("protocol", range(6))
-def test_a_malicious_pickle_is_refused_and_not_run(tmp_path, protocol):
-    path = tmp_path / "refs(unc).p"
-    path.write_bytes(pickle.dumps([{"split": "train", "sentences": Evil(tmp_path / "run")}], protocol))
-    with pytest.raises(ValueError, match="mkdir") as caught:
-        read_pickle(path)
-    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        b"cos\nsystem\n(S'touch RUN'\ntR.",
-        b'c__builtin__\neval\n(S\'open("RUN", "w")\'\ntR.',
-        b"(S'touch RUN'\nios\nsystem\n.",
-        b"\x80\x04\x8c\x08builtins\x8c\x07getattr\x93.",
-        b"Pother\n.",
-    ],
-)
-def test_hand_written_pickles_are_refused(tmp_path, monkeypatch, code):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "refs.p").write_bytes(code)
-    with pytest.raises(ValueError, match=r"refs\.p"):
-        read_pickle(tmp_path / "refs.p")
-    assert not (tmp_path / "RUN").exists()
-
-
-def test_plain_data_of_python_2_is_read(tmp_path):
-    (tmp_path / "refs.p").write_bytes(b"(lp0\n(dp1\nS'split'\np2\nS'caf\\xe9'\np3\nsS'ann_id'\np4\nI7\nsa.")
-    assert read_pickle(tmp_path / "refs.p") == [{"split": "caf\xe9", "ann_id": 7}]
-    data = [{"a": (1, 2.5, None, True), "b": {"c"}, "d": b"x", "e": frozenset([1])}]
-    for protocol in range(2, 6):
-        (tmp_path / "refs.p").write_bytes(pickle.dumps(data[0]["a"], protocol))
-        assert read_pickle(tmp_path / "refs.p") == data[0]["a"]

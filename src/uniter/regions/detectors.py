@@ -72,7 +72,7 @@ def load_detector(name_or_folder: str | os.PathLike = "scenes", device: torch.de
 
     Args:
         name_or_folder: `scenes` (ships with the package), a folder that `uniter detector train` wrote, or a kind, a
-            colon and what that kind reads, such as `torchvision:fasterrcnn_resnet50_fpn_v2@FILE`.
+            colon and what that kind reads, such as `torchvision:fasterrcnn_resnet50_fpn_v2@FILE` or `bottom-up:FILE`.
         device: where to compute; by default the first GPU, or else the processor.
 
     Raises:
@@ -81,13 +81,15 @@ def load_detector(name_or_folder: str | os.PathLike = "scenes", device: torch.de
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     name = str(name_or_folder)
     kind, colon, rest = name.partition(":")
+    if colon and kind.startswith("bottom-up"):  # one of several modes, which it knows
+        return import_module("uniter.regions.bottom_up").load(name, device)
     if colon and kind in KINDS:
         return import_module(f"uniter.regions.{KINDS[kind]}").load(rest, device)
     folder = SHIPPED.get(name, Path(name_or_folder))
     if not folder.is_dir():
         raise ValueError(
             f"there is no detector {name!r}: give {', '.join(SHIPPED)}, a folder with config.json and "
-            f"model.safetensors, or one of {', '.join(f'{kind}:...' for kind in KINDS)}"
+            f"model.safetensors, or one of {', '.join(f'{kind}:...' for kind in (*KINDS, 'bottom-up'))}"
         )
     config = _config(folder)
     if "model_type" in config:

@@ -1,7 +1,5 @@
 """Referring expressions (RefCOCO, RefCOCO+, RefCOCOg, scenes): which region is meant. Paper section 4."""
 
-import io
-import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from torch import Tensor
 
 from uniter.files import read_json
 from uniter.modeling_uniter import UniterForGrounding
+from uniter.pickles import read_pickle
 from uniter.processing_uniter import Text
 from uniter.regions.regions import Regions, StoredRegions
 from uniter.tasks.base import Batch, Image, Predictions, Task
@@ -44,40 +43,6 @@ class Expression:
     image: str
     box: Box
     place: int | None = None
-
-
-class _WantsCodeError(Exception):
-    """A pickle asked for something that is not plain data."""
-
-
-class _DataOnly(pickle.Unpickler):
-    """Reads plain containers, strings and numbers, and refuses everything that could run code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module in ("builtins", "__builtin__") and name in ("set", "frozenset"):
-            return {"set": set, "frozenset": frozenset}[name]
-        raise _WantsCodeError(f"{module}.{name}")
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise _WantsCodeError(f"persistent object {pid!r}")
-
-
-def read_pickle(path: Path) -> Any:
-    """The plain data in a pickle.
-
-    Raises:
-        ValueError: missing, damaged, or holding anything but containers, strings and numbers.
-    """
-    try:
-        return _DataOnly(io.BytesIO(path.read_bytes()), encoding="latin1").load()
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
-    except _WantsCodeError as error:
-        raise ValueError(
-            f"{path}: not opened: it wants {error}, and refs are plain data only; get the file from its makers"
-        ) from None
-    except Exception as error:  # a damaged pickle raises nearly anything
-        raise ValueError(f"{path}: not a pickle, or damaged ({error}); download or write it again") from None
 
 
 class RefCOCO(Task):
