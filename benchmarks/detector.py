@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torchvision
 
+from machine import processor
 from uniter.regions.detectors import load_detector
 from uniter.regions.small import SmallDetector
 from uniter.scenes.draw import draw
@@ -43,14 +44,6 @@ def measure(detector: SmallDetector, split: str, pictures: int, seed: int = 0) -
     numbers = {"things": things, "recall": 100 * found / things}
     numbers |= {name: 100 * count / max(found, 1) for name, count in right.items()}
     return numbers | {"regions a picture": regions / pictures, "ms a picture": 1000 * seconds / pictures}
-
-
-def processor() -> str:
-    """The processor's name."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def main() -> None:

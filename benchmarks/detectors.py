@@ -21,6 +21,7 @@ import transformers
 from PIL import Image
 from torchvision.models import get_model
 
+from machine import processor
 from uniter.files import write_text
 from uniter.regions.detectors import load_detector
 from uniter.scenes.draw import draw
@@ -94,14 +95,6 @@ def save_random(folder: Path) -> dict[str, Path]:
         for part in parts:
             part.save_pretrained(folder / name)
     return {name: folder / name for name in made}
-
-
-def processor() -> str:
-    """The processor's name."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def main() -> None:

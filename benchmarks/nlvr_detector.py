@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from machine import processor
 from uniter.files import write_json, write_text
 from uniter.regions.coco import AnnotatedPictures, read_coco
 from uniter.regions.detectors import Detector
@@ -108,14 +109,6 @@ def look_closer(detector: Detector, pictures: AnnotatedPictures) -> dict[str, fl
     found["pictures with all found"] = 100 * counts["pictures"] / len(pictures)
     found |= {f"{name} right": 100 * counts[name] / counts["found"] for name in ("class", *pictures.attributes)}
     return found | {"ms a picture": 1000 * seconds / len(pictures)}
-
-
-def processor() -> str:
-    """The processor's name."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def main() -> None:

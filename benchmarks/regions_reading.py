@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from machine import processor
 from uniter.regions.importing import import_regions
 from uniter.regions.regions import ByteFeatures
 from uniter.regions.store import Store
@@ -232,7 +233,7 @@ def measure(folder: Path, images: int, rounds: int) -> None:
         "The LMDBs are read in the published way (decode, cut, widen, append the area), the store by `Store`.",
         "Times are those of the first line over the others'; the spread is the slowest and the fastest round.",
         "",
-        f"{platform.machine()}, {cpu()}, Python {platform.python_version()}, NumPy {np.__version__}, "
+        f"{platform.machine()}, {processor()}, Python {platform.python_version()}, NumPy {np.__version__}, "
         f"PyTorch {torch.__version__}, lmdb {lmdb.__version__}.",
         "",
     ]
@@ -268,14 +269,6 @@ def measure(folder: Path, images: int, rounds: int) -> None:
     print(text)
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     RESULT.write_text(text, encoding="utf-8")
-
-
-def cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or "unknown processor"
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from uniter.regions.bottom_up_rules import (
     scale,
 )
 from uniter.regions.choosing import given_boxes
+from uniter.regions.hub import HUB
 from uniter.regions.pictures import upright_rgb
 from uniter.regions.regions import Regions
 
@@ -282,7 +283,7 @@ def load(name: str, device: torch.device | str = "cpu") -> BottomUpDetector:
     }
     if kind not in kinds or not file:
         raise ValueError(f"there is no detector {name!r}: give one of {', '.join(f'{kind}:FILE' for kind in kinds)}")
-    path = _downloaded(file.removeprefix("hub:")) if file.startswith("hub:") else Path(file)
+    path = _downloaded(file.removeprefix(HUB)) if file.startswith(HUB) else Path(file)
     mode, precision = kinds[kind]
     return BottomUpDetector.load(path, mode, precision, device)
 
