@@ -547,7 +547,7 @@ def test_ranks_say_that_they_did_their_share_and_the_last_step_what_failed(place
     assert "SOURCE" in refused("extract", "--out", place.out)
     assert "no extraction goes on" in refused("extract", "--out", place.out, "--finish")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    for rank, said in (("0", "2 shards left"), ("1", "3 images, 2 added")):
+    for rank, said in (("0", "2 shards left"), ("1", "3 images, 1 added in")):
         monkeypatch.setenv("RANK", rank)
         status, out, _ = uniter("extract", folder, "--out", place.out, "--shard-images", 1, "--quiet")
         assert status == 0 and said in out

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,7 +129,14 @@ def draw_examples(
         )
         write_text(folder / "index.html", page(f"What the model says: {task.name}, {split}", lead, parts, STYLE))
 
-    write_folder(drawing.folder, write)
+    def write_or_nothing(folder: Path) -> None:
+        try:
+            write(folder)
+        except BaseException:  # nobody goes on with half a page, as a run does with its checkpoints
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    write_folder(drawing.folder, write_or_nothing)
     return drawing.folder / "index.html"
 
 

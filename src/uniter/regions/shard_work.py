@@ -330,6 +330,8 @@ def process(
     pictures = work.pictures(number)
     names = detector.class_names
     classes = None if names is None else len(names)
+    if names is not None and len(names) == 1:  # nothing but background: a grid tells no classes apart
+        classes = 0
     sizes = {"feature_size": detector.feature_size, "num_classes": classes, "class_names": names}
     results: list[Regions | str] = [""] * len(pictures)
     for places, images in _grouped(_decoded(pictures, threads, 2 * batch), detector, batch, results, step):

@@ -86,11 +86,7 @@ def write_folder(target: Path, write: Callable[[Path], None]) -> None:
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
     fresh.mkdir()
-    try:
-        write(fresh)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
+    write(fresh)
     for path in fresh.rglob("*"):
         if path.is_file():
             flush(path)
