@@ -126,7 +126,7 @@ class Budget:
     tokens: int = 2560
     updates: Mapping[str, int] = field(
         default_factory=lambda: {
-            name: 300 if benchmark.task in ("retrieval", "refcoco") else 2000 for name, benchmark in BENCHMARKS.items()
+            name: 300 if benchmark.task in ("retrieval", "refcoco") else 1000 for name, benchmark in BENCHMARKS.items()
         }
     )
     measured: int = 100
