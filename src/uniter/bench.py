@@ -55,6 +55,7 @@ BENCHMARKS = {
 }
 PAPER = tuple(name for name in BENCHMARKS if name != "captions")
 GROUPS = {"retrieval": ("flickr30k", "coco"), "expressions": ("refcoco", "refcoco+", "refcocog")}
+UPDATES = {"retrieval": 300, "refcoco": 300, "vcr": 500}  # of fine-tuning; 1,000 elsewhere
 RATES = {"refcoco": 1.0e-3, "retrieval": 3.0e-4}  # learning rates; 5e-4 elsewhere
 
 
@@ -125,9 +126,7 @@ class Budget:
     novel: int = 120
     tokens: int = 2560
     updates: Mapping[str, int] = field(
-        default_factory=lambda: {
-            name: 300 if benchmark.task in ("retrieval", "refcoco") else 1000 for name, benchmark in BENCHMARKS.items()
-        }
+        default_factory=lambda: {name: UPDATES.get(benchmark.task, 1000) for name, benchmark in BENCHMARKS.items()}
     )
     measured: int = 100
     pretraining: int = 0
