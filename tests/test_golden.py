@@ -27,6 +27,7 @@ from uniter.modeling_uniter import (
     UniterForPreTraining,
 )
 from uniter.objectives import MaskedWords, Masking, Matching, RegionClasses, RegionClassesKL, RegionFeatures
+from uniter.packing import FLAT, Packing, padded, select_rows
 from uniter.processing_uniter import REGION_TYPE, Encoded, Pair, Segment
 from uniter.recipe import Training
 from uniter.regions import Regions
@@ -132,7 +133,9 @@ def test_weights_come_back_out_as_they_were(tmp_path):
 @pytest.mark.parametrize("name", [name for name in folders() if (GOLDEN / "cases" / name / "examples.npz").is_file()])
 def test_batches_hold_the_same_at_real_positions(name):
     case = Case(name)
-    batch, masked = collate(case), [row.get("img_mask", np.zeros(len(row["img_feat"]), bool)) for row in case.examples]
+    batch = collate(case)
+    batch = {key: padded(value, batch["region_mask"]) if key in FLAT else value for key, value in batch.items()}
+    masked = [row.get("img_mask", np.zeros(len(row["img_feat"]), bool)) for row in case.examples]
     words, things = batch["text_mask"].sum(1).tolist(), batch["region_mask"].sum(1).tolist()
     real = torch.cat([batch["text_mask"], batch["region_mask"]], 1)
     joint = [torch.cat([torch.zeros(t).bool(), torch.from_numpy(m) > 0]) for t, m in zip(words, masked, strict=True)]
@@ -227,8 +230,8 @@ def test_masked_region_features(case):
     model, batch, objective = pretraining_model(case), collate(case), RegionFeatures(masking())
     states, masked = objective.states(model, batch)
     case.same("pred", model.features(states))
-    case.same("feat_targets", batch["regions"][masked])
-    case.same("loss", (model.features(states) - batch["regions"][masked]) ** 2)
+    case.same("feat_targets", objective.truth("regions", batch))
+    case.same("loss", (model.features(states) - objective.truth("regions", batch)) ** 2)
     case.same("masked_index", masked.nonzero())
     case.same("loss_mean", objective.loss(model, batch).loss)
 
@@ -238,7 +241,7 @@ def test_masked_region_features(case):
 def test_masked_region_classes(case):
     model, batch, objective = pretraining_model(case), collate(case), RegionClasses(masking())
     states, masked = objective.states(model, batch)
-    scores, target = model.classes(states), batch["class_probs"][masked]
+    scores, target = model.classes(states), objective.truth("class_probs", batch)
     labels, divergence = 1 + target[:, 1:].argmax(1), F.kl_div(scores.log_softmax(1), target, reduction="none")
     case.same("scores", scores)
     case.same("log_softmax", scores.log_softmax(1))
@@ -484,7 +487,7 @@ def test_hard_negatives(case):
     # Our batches have images and texts beside a true pair, the case has one of the two: it stands in for both.
     both = torch.cat([rows, rows[1:]])
     labels = torch.where(both == 0, -1, 0)
-    hard = hardest(model, {**{key: value[both] for key, value in batch.items()}, "labels": labels, "row": both}, keep)
+    hard = hardest(model, {**select_rows(batch, both), "labels": labels, "row": both}, keep)
     assert torch.equal(hard["row"][1 : 1 + keep], hard["row"][1 + keep :])
     out = model(**hard, margin=margin)
     score = torch.sigmoid(out.logits)
@@ -511,10 +514,13 @@ def test_hard_negatives_with_the_published_fault(case):
     np.testing.assert_array_equal(index[mask], case.batch["gather_index"][mask.numpy()])
 
     kinds = trunk.embeddings.token_type_embeddings(batch["region_types"])
-    text = trunk.embeddings(batch["input_ids"], batch["text_types"])
-    states = torch.cat([text, trunk.img_embeddings(batch["regions"], batch["locations"], kinds, None)], 1)
+    text = trunk.embeddings(batch["input_ids"], batch["text_types"], torch.arange(max(words)))
+    sides = (padded(batch[key], batch["region_mask"]) for key in ("regions", "locations"))
+    states = torch.cat([text, trunk.img_embeddings(*sides, kinds, None)], 1)
     misread = states.gather(1, index[..., None].expand(-1, -1, states.shape[2]))
-    scores = model.rank_output(trunk.pooler(trunk.encoder(misread, mask[:, None, None])[-1][:, 0])).squeeze(-1)
+    packing = Packing(mask, None)
+    (last,) = trunk.encoder(packing.joined([misread[mask]]), packing.everyone, packing.everyone)
+    scores = model.rank_output(trunk.pooler(packing.firsts(last, packing.everyone))).squeeze(-1)
     chosen = 1 + scores[1:].topk(keep).indices
     losses = F.relu(margin + torch.sigmoid(scores[chosen]) - torch.sigmoid(scores[0]))
     same_hard_negatives(case, scores, chosen, losses)
@@ -585,7 +591,7 @@ def test_grounding_by_rank(case):
     case.same("scores", out.logits)
     case.same("train_loss", out.loss)
     each = [
-        model(**{key: value[i : i + 1] for key, value in batch.items()}, labels=labels[i : i + 1],
+        model(**select_rows(batch, torch.tensor([i])), labels=labels[i : i + 1],
               negatives=negatives[i : i + 1], margin=margin).loss
         for i in range(len(labels))
     ]  # fmt: skip

@@ -11,6 +11,7 @@ from uniter.modeling_uniter import (
     UniterForPreTraining,
     UniterModel,
 )
+from uniter.packing import Packing
 
 TINY = {"vocab_size": 50, "region_feature_size": 12, "num_region_classes": 7}
 
@@ -86,16 +87,19 @@ def test_attention_weights_are_those_that_the_forward_pass_used(model, sizes):
     assert plain.attentions is None and torch.equal(out.pooled, plain.pooled)
     real = torch.cat([batch["text_mask"], batch["region_mask"]], 1)
     assert len(out.attentions) == len(model.encoder.layer)
+    packing = Packing(batch["text_mask"], batch["region_mask"])
+    spread = lambda states: packing.spread(states, packing.everyone)
     for weights, (part, given, gave) in zip(out.attentions, seen, strict=False):
+        given, gave = spread(given), spread(gave)
         assert weights.shape == (len(real), part.heads, real.shape[1], real.shape[1])
         read = weights.sum(3).transpose(1, 2)[real]
         torch.testing.assert_close(read, torch.ones_like(read))
         assert not weights.masked_select(~real[:, None, None, :]).any()
         for row, places in enumerate(real):
             count = int(places.sum())
-            value = part.value(given[row, :count]).view(count, part.heads, -1).transpose(0, 1)
+            value = part.value(given[row][places]).view(count, part.heads, -1).transpose(0, 1)
             said = (weights[row][:, places][:, :, places] @ value).transpose(0, 1).flatten(1)
-            torch.testing.assert_close(said, gave[row, :count], atol=1e-5, rtol=0)
+            torch.testing.assert_close(said, gave[row][places], atol=1e-5, rtol=0)
 
 
 @torch.no_grad()

@@ -33,7 +33,7 @@ def test_locations_are_the_seven_numbers():
     np.testing.assert_allclose(one.fractions(), [[0.1, 0.1, 0.6, 0.6, 0.5, 0.5, 0.25]], rtol=1e-6)
 
 
-def test_class_probs_of_a_store_are_padded_as_whole_ones(processor, tmp_path):
+def test_class_probs_of_a_store_are_whole_ones_in_a_batch(processor, tmp_path):
     generator = np.random.default_rng(4)
     with StoreWriter(tmp_path / "s", None) as writer:
         for count in (2, 5):
@@ -43,8 +43,8 @@ def test_class_probs_of_a_store_are_padded_as_whole_ones(processor, tmp_path):
     stored = Store(tmp_path / "s")
     rows = [processor.encode(Pair("red", stored[name]), with_class_probs=True) for name in ("2", "5")]
     batch = processor.collate(rows)["class_probs"].numpy()
-    assert batch.shape == (2, 5, 70) and batch.dtype == np.float32 and not batch[0, 2:].any()
-    assert np.array_equal(batch[0, :2], stored["2"].class_probs) and np.array_equal(batch[1], stored["5"].class_probs)
+    assert batch.shape == (7, 70) and batch.dtype == np.float32
+    assert np.array_equal(batch[:2], stored["2"].class_probs) and np.array_equal(batch[2:], stored["5"].class_probs)
     other = processor.encode(Pair("red", regions(2)), with_class_probs=True)
     with pytest.raises(ValueError, match=r"different detectors in one batch: \[4, 70\] classes"):
         processor.collate([rows[0], other])
@@ -65,8 +65,10 @@ def test_batch_has_the_documented_keys_shapes_and_types(processor):
     longest = max(len(row.input_ids) for row in encoded)
     assert {key: tuple(value.shape) for key, value in batch.items()} == {
         "input_ids": (3, longest), "text_mask": (3, longest), "text_types": (3, longest),
-        "regions": (3, 6, 5), "locations": (3, 6, 7), "region_mask": (3, 6), "region_types": (3, 6), "class_probs": (3, 6, 4),
+        "regions": (10, 5), "locations": (10, 7), "region_mask": (3, 6), "region_types": (3, 6), "class_probs": (10, 4),
     }  # fmt: skip
+    for key, own in (("regions", "features"), ("locations", "locations"), ("class_probs", "class_probs")):
+        np.testing.assert_array_equal(batch[key], np.concatenate([getattr(row, own) for row in encoded]))
     assert batch["region_mask"].sum(1).tolist() == [3, 6, 1]
     assert (batch["input_ids"][:, 0] == processor.vocabulary.cls).all()
     last = batch["text_mask"].sum(1) - 1

@@ -1,7 +1,10 @@
 """The model, parts before whole, heads last (paper section 3.1).
 
-Letters: B pairs, T text tokens, R regions, L = T + R, S <= L after squeezing padding out, D hidden, F region features,
-C region classes, V word pieces, N heads, H head size, M masked positions of a batch.
+Letters: B pairs, T text tokens, R regions, L = T + R, P real tokens of a batch, Q those of them that read, D hidden,
+F region features, C region classes, V word pieces, N heads, H head size, M masked positions of a batch.
+
+A batch comes and goes in padded form, (B, T) and (B, R), and is computed without padding, as one flat row of tokens
+(`packing`). Where only some of the last states are asked for, the last layer computes no others.
 
 Attributes of the trunk keep the official parameter names, which are BERT's. LayerNorm's epsilon is 1e-12 everywhere and
 GELU is the exact (erf) form, as published.
@@ -23,6 +26,7 @@ from transformers.utils import ModelOutput
 from transformers.utils import logging as shell_logging
 
 from uniter.configuration_uniter import UniterConfig, wrong_value
+from uniter.packing import Packing, Reading, attend_packed, flat, weights_of_spans
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +52,8 @@ class TextEmbeddings(nn.Module):
         self.LayerNorm = layer_norm(config.hidden_size)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, input_ids: Tensor, types: Tensor) -> Tensor:
-        """(B, T) pieces and types -> (B, T, D)."""
-        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+    def forward(self, input_ids: Tensor, types: Tensor, positions: Tensor) -> Tensor:
+        """Pieces, their types and their places in the text, of one shape (...) -> (..., D)."""
         words = self.word_embeddings(input_ids)
         return self.dropout(
             self.LayerNorm(words + self.position_embeddings(positions) + self.token_type_embeddings(types))
@@ -74,38 +77,20 @@ class RegionEmbeddings(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, regions: Tensor, locations: Tensor, type_embeddings: Tensor, masked: Tensor | None) -> Tensor:
-        """(B, R, F) features, (B, R, 7) fractions, (B, R, D) embedded types, (B, R) which are masked -> (B, R, D)."""
+        """(..., F) features, (..., 7) fractions, (..., D) embedded types, (...) which are masked -> (..., D)."""
+        seen = self.img_linear(regions)
         if masked is not None:
-            regions = torch.where(masked[..., None], self.mask_embedding.weight[1], regions)
-        seen = self.img_layer_norm(self.img_linear(regions))
+            hidden = self.img_linear(self.mask_embedding.weight[1])
+            seen = torch.where(masked[..., None], hidden, seen)
         place = self.pos_layer_norm(self.pos_linear(locations))
-        return self.dropout(self.LayerNorm(seen + place + type_embeddings))
+        return self.dropout(self.LayerNorm(self.img_layer_norm(seen) + place + type_embeddings))
 
 
 # ---------------------------------------------------------------- encoder
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
-    """Scaled dot-product attention, (B, N, S, H) each and a (B, 1, 1, S) mask, True = may be read -> (B, N, S, H).
-
-    Training on the CPU multiplies the matrices out: there the backward pass of PyTorch's fused kernel is several times
-    as slow at the short sequences of pairs.
-    """
-    if query.is_cuda or not (torch.is_grad_enabled() and query.requires_grad):
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
-    return F.dropout(attention_weights(query, key, mask).to(value.dtype), dropout, training=dropout > 0) @ value
-
-
-def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
-    """How much each position reads of each other one: (B, N, S, S), rows sum to 1. Arguments as in `attend`."""
-    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    return scores.softmax(-1)
-
-
 class SelfAttention(nn.Module):
-    """Query, key and value projections and scaled dot-product attention over real positions."""
+    """Query, key and value projections and scaled dot-product attention within each sequence."""
 
     def __init__(self, config: UniterConfig):
         super().__init__()
@@ -115,19 +100,14 @@ class SelfAttention(nn.Module):
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
         self.dropout = nn.Dropout(config.attention_probs_dropout_prob)  # only its rate is used
 
-    def forward(self, states: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, S, D) and a (B, 1, 1, S) mask, True = may be read -> (B, S, D)."""
+    def forward(self, readers: Tensor, states: Tensor, reading: Reading) -> Tensor:
+        """(Q, D) states that read and the (P, D) states of all tokens -> (Q, D)."""
         rate = self.dropout.p if self.training else 0.0
-        query, key, value = (self._split(part(states)) for part in (self.query, self.key, self.value))
-        return attend(query, key, value, mask, rate).transpose(1, 2).reshape(states.shape)
+        return attend_packed(self.query(readers), self.key(states), self.value(states), reading, self.heads, rate)
 
-    def weights(self, states: Tensor, mask: Tensor | None) -> Tensor:
-        """What `forward` weights the values with, without dropout: (B, N, S, S); the fused kernel keeps none."""
-        return attention_weights(self._split(self.query(states)), self._split(self.key(states)), mask)
-
-    def _split(self, states: Tensor) -> Tensor:
-        """(B, S, D) -> (B, N, S, H)."""
-        return states.unflatten(2, (self.heads, -1)).transpose(1, 2)
+    def weights(self, states: Tensor, everyone: Reading) -> list[Tensor]:
+        """What `forward` weights the values with, without dropout: for each span (sequences, N, S, S)."""
+        return weights_of_spans(self.query(states), self.key(states), everyone, self.heads)
 
 
 class Residual(nn.Module):
@@ -140,7 +120,7 @@ class Residual(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, states: Tensor, residual: Tensor) -> Tensor:
-        """(B, S, width) and (B, S, D) -> (B, S, D)."""
+        """(Q, width) and (Q, D) -> (Q, D)."""
         return self.LayerNorm(self.dropout(self.dense(states)) + residual)
 
 
@@ -152,9 +132,10 @@ class Attention(nn.Module):
         self.self = SelfAttention(config)
         self.output = Residual(config, config.hidden_size)
 
-    def forward(self, states: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, S, D) -> (B, S, D)."""
-        return self.output(self.self(states, mask), states)
+    def forward(self, states: Tensor, reading: Reading) -> Tensor:
+        """(P, D) -> (Q, D)."""
+        readers = states if reading.readers is None else states.index_select(0, reading.readers)
+        return self.output(self.self(readers, states, reading), readers)
 
 
 class Intermediate(nn.Module):
@@ -165,7 +146,7 @@ class Intermediate(nn.Module):
         self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
 
     def forward(self, states: Tensor) -> Tensor:
-        """(B, S, D) -> (B, S, intermediate)."""
+        """(Q, D) -> (Q, intermediate)."""
         return F.gelu(self.dense(states))
 
 
@@ -178,9 +159,9 @@ class Layer(nn.Module):
         self.intermediate = Intermediate(config)
         self.output = Residual(config, config.intermediate_size)
 
-    def forward(self, states: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, S, D) -> (B, S, D)."""
-        states = self.attention(states, mask)
+    def forward(self, states: Tensor, reading: Reading) -> Tensor:
+        """(P, D) states of all tokens -> (Q, D) new ones of those that read."""
+        states = self.attention(states, reading)
         return self.output(self.intermediate(states), states)
 
 
@@ -191,17 +172,21 @@ class Encoder(nn.Module):
         super().__init__()
         self.layer = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
 
-    def forward(self, states: Tensor, mask: Tensor | None) -> list[Tensor]:
-        """(B, S, D) -> the input and every layer's output."""
-        outputs = [states]
-        for layer in self.layer:
-            outputs.append(layer(outputs[-1], mask))
-        return outputs
+    def forward(self, states: Tensor, everyone: Reading, last: Reading, keep: bool = False) -> list[Tensor]:
+        """(P, D) -> the last layer's output (Q, D), of the tokens that read there.
 
-    def attentions(self, outputs: list[Tensor], mask: Tensor | None) -> list[Tensor]:
-        """What `forward` gave -> each layer's attention weights (B, N, S, S), computed again from its input."""
+        With `keep`, before it the input and every other layer's output, (P, D) each.
+        """
+        before: list[Tensor] = []
+        for number, layer in enumerate(self.layer, 1):
+            before += [states] if keep else []
+            states = layer(states, last if number == len(self.layer) else everyone)
+        return [*before, states]
+
+    def attentions(self, outputs: list[Tensor], everyone: Reading) -> list[list[Tensor]]:
+        """What `forward` gave and kept -> each layer's attention weights, computed again from its input."""
         layers: Any = self.layer
-        return [layer.attention.self.weights(states, mask) for layer, states in zip(layers, outputs)]
+        return [layer.attention.self.weights(states, everyone) for layer, states in zip(layers, outputs)]
 
 
 class Pooler(nn.Module):
@@ -216,41 +201,6 @@ class Pooler(nn.Module):
         return torch.tanh(self.dense(first))
 
 
-class RowLayout:
-    """Squeezes padding out between text and regions: rows become CLS text SEP regions, padding; S <= T + R wide."""
-
-    def __init__(self, mask_BL: Tensor):
-        self.full = mask_BL.shape[1]
-        width = int(mask_BL.sum(1).max())
-        # Which places are kept; None: all of them.
-        self.index: Tensor | None = None
-        if width < self.full:
-            self.index = torch.argsort((~mask_BL).to(torch.uint8), dim=1, stable=True)[:, :width]
-        self.mask = mask_BL if self.index is None else mask_BL.gather(1, self.index)
-        # Without padding no mask is needed and attention takes its fastest path.
-        self.attention = None if bool(self.mask.all()) else self.mask[:, None, None, :]
-
-    def squeeze(self, states_BLD: Tensor) -> Tensor:
-        """(B, L, D) -> (B, S, D)."""
-        if self.index is None:
-            return states_BLD
-        return states_BLD.gather(1, self.index[..., None].expand(-1, -1, states_BLD.shape[2]))
-
-    def spread(self, states_BSD: Tensor) -> Tensor:
-        """(B, S, D) -> (B, L, D), zeros where a place was squeezed out."""
-        if self.index is None:
-            return states_BSD
-        blank = states_BSD.new_zeros(states_BSD.shape[0], self.full, states_BSD.shape[2])
-        return blank.scatter(1, self.index[..., None].expand(-1, -1, states_BSD.shape[2]), states_BSD)
-
-    def spread_both(self, weights_BNSS: Tensor) -> Tensor:
-        """(B, N, S, S) -> (B, N, L, L), both sides as `spread`."""
-        heads, width = weights_BNSS.shape[1:3]
-        readers = self.spread(weights_BNSS.permute(0, 2, 1, 3).flatten(2))  # (B, L, N * S)
-        read = self.spread(readers.view(-1, self.full * heads, width).transpose(1, 2))  # (B, L, L * N)
-        return read.unflatten(2, (self.full, heads)).permute(0, 3, 2, 1)
-
-
 # ---------------------------------------------------------------- trunk
 
 
@@ -259,9 +209,9 @@ class UniterOutput(ModelOutput):
     """What the trunk gives back.
 
     Args:
-        text: (B, T, D) last states of the text, arbitrary at padding; None without text.
-        regions: (B, R, D) last states of the regions, arbitrary at padding; None without regions.
-        pooled: (B, D) the pooler's output.
+        text: (B, T, D) last states of the text, zero at padding and where they were not asked for; None without text.
+        regions: (B, R, D) last states of the regions, likewise; None without regions.
+        pooled: (B, D) the pooler's output; None where only others were asked for.
         hidden_states: with `output_hidden_states`, for the embeddings and each layer (B, T + R, D), text block first.
         attentions: with `output_attentions`, for each layer (B, N, T + R, T + R): how much each place (a row) reads of
             each other one; real rows sum to 1, padding is not read.
@@ -431,64 +381,102 @@ class UniterModel(UniterPreTrainedModel):
         region_mask: Tensor | None = None,
         region_types: Tensor | None = None,
         masked_regions: Tensor | None = None,
+        asked_text: Tensor | None = None,
+        asked_regions: Tensor | None = None,
+        pooled_only: bool = False,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
         **_,
     ) -> UniterOutput:
         """Joint states of text and regions; either may be left out.
 
+        Everything is given unless `asked_text`, `asked_regions` or `pooled_only` say that less is read, which saves
+        most of the last layer; those have no say where hidden states or attentions are given.
+
         Args:
             input_ids: (B, T) word pieces, CLS first and SEP last, padded with 0.
             text_mask: (B, T) bool, True = real; all real if left out.
             text_types: (B, T) segment types, 0 if left out.
-            regions: (B, R, F) region features.
-            locations: (B, R, 7) fractions of the image x1 y1 x2 y2 w h w*h.
-            region_mask: (B, R) bool, True = real; all real if left out.
+            regions: (B, R, F) region features; or flat, (real regions, F), those of all images behind each other.
+            locations: fractions of the image x1 y1 x2 y2 w h w*h, (B, R, 7) or flat, as the features.
+            region_mask: (B, R) bool, True = real; all real if left out, which flat regions do not allow.
             region_types: (B, R) segment types, 1 if left out.
             masked_regions: (B, R) bool, True = feature replaced by the learned mask vector (the place stays).
+            asked_text: (B, T) bool, only these states are read (and those of `asked_regions`).
+            asked_regions: (B, R) bool, only these states are read (and those of `asked_text`).
+            pooled_only: only the pooled state is read.
             output_hidden_states: also give the embeddings and every layer's output.
             output_attentions: also give every layer's attention weights, computed beside the fused kernel.
 
         Raises:
-            ValueError: neither text nor regions, a text longer than the position table, features of another size.
+            ValueError: neither text nor regions, a text longer than the position table, features of another size, or
+                flat regions of another number than the mask says.
         """
-        blocks, masks = [], []
-        if input_ids is not None:
-            if input_ids.shape[1] > self.config.max_position_embeddings:
-                raise ValueError(
-                    f"a text of {input_ids.shape[1]} pieces is longer than the {self.config.max_position_embeddings} "
-                    "that the model has positions for: shorten it, or let the processor truncate"
-                )
-            types = torch.zeros_like(input_ids) if text_types is None else text_types
-            blocks.append(self.embeddings(input_ids, types))
-            masks.append(torch.ones_like(input_ids, dtype=torch.bool) if text_mask is None else text_mask.bool())
-        if regions is not None:
-            if regions.shape[-1] != self.config.region_feature_size:
-                raise ValueError(
-                    f"regions have {regions.shape[-1]} features, the model was built for "
-                    f"{self.config.region_feature_size}: use the detector that the model was trained with"
-                )
-            assert locations is not None, "regions come with locations"
-            real = torch.ones(regions.shape[:2], dtype=torch.bool, device=regions.device)
-            kinds = real.long() if region_types is None else region_types
-            embedded_types = self.embeddings.token_type_embeddings(kinds)
-            blocks.append(self.img_embeddings(regions, locations, embedded_types, masked_regions))
-            masks.append(real if region_mask is None else region_mask.bool())
-        if not blocks:
+        if input_ids is None and regions is None:
             raise ValueError("give the model a text (input_ids), regions, or both")
+        blocks = []
+        if input_ids is not None:
+            text_mask = torch.ones_like(input_ids, dtype=torch.bool) if text_mask is None else text_mask.bool()
+            blocks.append(self._embedded_text(input_ids, text_mask, text_types))
+        if regions is not None:
+            assert locations is not None, "regions come with locations"
+            region_mask = _region_mask(regions, region_mask)
+            blocks.append(self._embedded_regions(regions, locations, region_mask, region_types, masked_regions))
+        packing = Packing(None if input_ids is None else text_mask, None if regions is None else region_mask)
+        states = packing.joined(blocks)
 
-        layout = RowLayout(torch.cat(masks, 1))
-        layers = self.encoder(layout.squeeze(torch.cat(blocks, 1)), layout.attention)
-        states = layout.spread(layers[-1])
-        weights = self.encoder.attentions(layers, layout.attention) if output_attentions else ()
-        text_length = 0 if input_ids is None else input_ids.shape[1]
+        keep = output_hidden_states or output_attentions
+        last = packing.everyone
+        if pooled_only and not keep:
+            last = packing.first
+        elif (asked_text is not None or asked_regions is not None) and not keep:
+            last = packing.only(asked_text, asked_regions)
+        layers = self.encoder(states, packing.everyone, last, keep)
+        weights = self.encoder.attentions(layers, packing.everyone) if output_attentions else ()
+        text_length = packing.text_length
+        spread = None if last is packing.first else packing.spread(layers[-1], last)
         return UniterOutput(
-            text=None if input_ids is None else states[:, :text_length],
-            regions=None if regions is None else states[:, text_length:],
-            pooled=self.pooler(states[:, 0]),
-            hidden_states=tuple(layout.spread(layer) for layer in layers) if output_hidden_states else None,
-            attentions=tuple(map(layout.spread_both, weights)) if output_attentions else None,
+            text=None if spread is None or input_ids is None else spread[:, :text_length],
+            regions=None if spread is None or regions is None else spread[:, text_length:],
+            pooled=self.pooler(packing.firsts(layers[-1], last)) if last in (packing.everyone, packing.first) else None,
+            hidden_states=tuple(packing.spread(layer, last) for layer in layers) if output_hidden_states else None,
+            attentions=tuple(map(packing.spread_pairs, weights)) if output_attentions else None,
         )
+
+    def _embedded_text(self, input_ids: Tensor, mask: Tensor, types: Tensor | None) -> Tensor:
+        """(B, T) pieces -> (real pieces, D), those of all texts behind each other."""
+        if input_ids.shape[1] > self.config.max_position_embeddings:
+            raise ValueError(
+                f"a text of {input_ids.shape[1]} pieces is longer than the {self.config.max_position_embeddings} that "
+                "the model has positions for: shorten it, or let the processor truncate"
+            )
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
+        types = torch.zeros_like(input_ids) if types is None else types
+        return self.embeddings(input_ids[mask], types[mask], positions[mask])
+
+    def _embedded_regions(
+        self, regions: Tensor, locations: Tensor, mask: Tensor, types: Tensor | None, masked: Tensor | None
+    ) -> Tensor:
+        """Features and places, padded or flat -> (real regions, D), those of all images behind each other."""
+        if regions.shape[-1] != self.config.region_feature_size:
+            raise ValueError(
+                f"regions have {regions.shape[-1]} features, the model was built for "
+                f"{self.config.region_feature_size}: use the detector that the model was trained with"
+            )
+        kinds = mask[mask].long() if types is None else types[mask]
+        embedded_types = self.embeddings.token_type_embeddings(kinds)
+        sides = (flat(side, mask).to(embedded_types.dtype) for side in (regions, locations))
+        return self.img_embeddings(*sides, embedded_types, None if masked is None else masked[mask])
+
+
+def _region_mask(regions: Tensor, mask: Tensor | None) -> Tensor:
+    """The (B, R) bool mask of padded or flat regions; of padded ones all are real if it is left out."""
+    if regions.dim() == 3:
+        return torch.ones(regions.shape[:2], dtype=torch.bool, device=regions.device) if mask is None else mask.bool()
+    if mask is None or int(mask.sum()) != len(regions):
+        said = "no region_mask" if mask is None else f"a region_mask of {int(mask.sum())}"
+        raise ValueError(f"{len(regions)} flat regions come with {said}: mask as many, True = real")
+    return mask.bool()
 
 
 # ---------------------------------------------------------------- heads
@@ -617,7 +605,7 @@ class UniterForAnswers(UniterPreTrainedModel):
 
         The loss is binary cross-entropy, SUMMED over labels and averaged over examples (published: mean times labels).
         """
-        logits = self.vqa_output(self.uniter(**inputs).pooled)
+        logits = self.vqa_output(self.uniter(**inputs, pooled_only=True).pooled)
         if labels is None:
             return HeadOutput(logits=logits)
         loss = F.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="none").sum(1).mean()
@@ -650,7 +638,7 @@ class UniterForGrounding(UniterPreTrainedModel):
         The loss is cross-entropy over regions; with `negatives` it is the hinge max(0, margin + sigmoid(negative) -
         sigmoid(right)), 0 where a row has no right or no wrong region. Both are SUMMED over the batch (published).
         """
-        states = self.uniter(**inputs).regions
+        states = self.uniter(**inputs, asked_regions=inputs.get("region_mask")).regions
         logits = self.re_output(states).squeeze(-1).float()
         if inputs.get("region_mask") is not None:
             logits = logits.masked_fill(~inputs["region_mask"].bool(), MASKED_SCORE)
@@ -714,8 +702,9 @@ class UniterForPairs(UniterPreTrainedModel):
         Raises:
             ValueError: an odd number of rows where two make an example.
         """
-        out = self.uniter(**inputs)
-        form, rows = self.config.pair_form, len(out.pooled)
+        form = self.config.pair_form
+        out = self.uniter(**inputs, pooled_only=form != "paired-attn")
+        rows = len(out.pooled)
         if form != "triplet" and rows % 2:
             raise ValueError(f"{rows} rows: with pair_form {form!r} two rows, left and right, make an example")
         if form == "paired-attn":
@@ -757,7 +746,7 @@ class UniterForChoice(UniterPreTrainedModel):
 
         The loss is cross-entropy, MEAN over rows, which do not compete with each other (published).
         """
-        logits = self.vcr_output(self.uniter(**inputs).pooled).float()
+        logits = self.vcr_output(self.uniter(**inputs, pooled_only=True).pooled).float()
         return HeadOutput(loss=None if labels is None else F.cross_entropy(logits, labels), logits=logits)
 
 
@@ -795,7 +784,7 @@ class UniterForMatching(UniterPreTrainedModel):
         The loss is the hinge max(0, margin + sigmoid(negative) - sigmoid(positive)), averaged over all negatives
         (published).
         """
-        logits = self.rank_output(self.uniter(**inputs).pooled).squeeze(-1).float()
+        logits = self.rank_output(self.uniter(**inputs, pooled_only=True).pooled).squeeze(-1).float()
         if labels is None:
             return HeadOutput(logits=logits)
         score = torch.sigmoid(logits)

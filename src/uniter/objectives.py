@@ -14,6 +14,7 @@ from torch import Tensor
 
 from uniter import draws, transport
 from uniter.modeling_uniter import UniterForPreTraining
+from uniter.packing import flat
 from uniter.processing_uniter import Vocabulary
 
 Batch = dict[str, Tensor]
@@ -165,7 +166,7 @@ class MaskedWords(Objective):
         """Mean cross-entropy over chosen words."""
         asked = batch["labels"] >= 0
         labels = batch["labels"][asked]
-        scores = model.words(model(**batch).text[asked]).float()
+        scores = model.words(model(**batch, asked_text=asked).text[asked]).float()
         loss = F.cross_entropy(scores, labels)
         return Measured(loss, {"accuracy": (scores.argmax(1) == labels).float().mean()}, len(labels))
 
@@ -187,7 +188,12 @@ class MaskedRegions(Objective):
     def states(self, model: UniterForPreTraining, batch: Batch) -> tuple[Tensor, Tensor]:
         """(M, D) states of the hidden regions and the (B, R) map they came from."""
         masked = batch["masked_regions"]
-        return model(**batch).regions[masked], masked
+        return model(**batch, asked_regions=masked).regions[masked], masked
+
+    def truth(self, key: str, batch: Batch) -> Tensor:
+        """(M, ...) float32: the hidden regions' own rows of "regions" or "class_probs"."""
+        real = batch["region_mask"]
+        return flat(batch[key], real)[batch["masked_regions"][real]].float()
 
 
 class RegionFeatures(MaskedRegions):
@@ -201,8 +207,8 @@ class RegionFeatures(MaskedRegions):
 
     def loss(self, model: UniterForPreTraining, batch: Batch) -> Measured:
         """Mean squared error over hidden regions and feature dimensions."""
-        states, masked = self.states(model, batch)
-        loss = F.mse_loss(model.features(states).float(), batch["regions"][masked])
+        states, _ = self.states(model, batch)
+        loss = F.mse_loss(model.features(states).float(), self.truth("regions", batch))
         return Measured(loss, {}, len(states))
 
 
@@ -218,8 +224,8 @@ class RegionClasses(MaskedRegions):
 
     def loss(self, model: UniterForPreTraining, batch: Batch) -> Measured:
         """Mean cross-entropy over hidden regions."""
-        states, masked = self.states(model, batch)
-        labels = 1 + batch["class_probs"][masked][:, 1:].argmax(1)
+        states, _ = self.states(model, batch)
+        labels = 1 + self.truth("class_probs", batch)[:, 1:].argmax(1)
         scores = model.classes(states).float()
         loss = F.cross_entropy(scores, labels)
         return Measured(loss, {"accuracy": (scores.argmax(1) == labels).float().mean()}, len(states))
@@ -237,8 +243,8 @@ class RegionClassesKL(MaskedRegions):
 
     def loss(self, model: UniterForPreTraining, batch: Batch) -> Measured:
         """Mean element of the divergence over hidden regions and classes."""
-        states, masked = self.states(model, batch)
-        target = batch["class_probs"][masked]
+        states, _ = self.states(model, batch)
+        target = self.truth("class_probs", batch)
         scores = F.log_softmax(model.classes(states).float(), dim=-1)
         loss = F.kl_div(scores, target, reduction="none").mean()
         agree = (scores.argmax(1) == target.argmax(1)).float().mean()
@@ -301,7 +307,7 @@ class Matching(Objective):
     def loss(self, model: UniterForPreTraining, batch: Batch) -> Measured:
         """Mean cross-entropy plus the weighted transport term."""
         labels = batch["labels"]
-        out = model(**batch)
+        out = model(**batch, pooled_only=self.transport_weight == 0)
         scores = model.match(out.pooled).float()
         loss = F.cross_entropy(scores, labels)
         numbers = {"accuracy": (scores.argmax(1) == labels).float().mean()}

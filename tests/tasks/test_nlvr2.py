@@ -8,6 +8,7 @@ import fixtures
 from golden import GOLDEN, Case, image_databases, needs_golden, sizes_of, text_database, vocabulary_of
 from golden import load as golden_model
 from uniter.modeling_uniter import UniterForPairs
+from uniter.packing import padded
 from uniter.processing_uniter import UniterProcessor
 from uniter.recipe import Training, parse_recipe
 from uniter.run import evaluate, finetuning_job, predict, score
@@ -51,11 +52,12 @@ def test_left_and_right_stay_together_and_are_told_apart_by_type(task):
     examples = task.examples("train")[:3]
     batch = task.training_batch(examples, np.array([2, 0]), 0)
     assert len(batch["input_ids"]) == 4 and batch["labels"].tolist() == [1, 1]
+    features = padded(batch["regions"], batch["region_mask"])
     for row, (example, side) in enumerate((examples[k], side) for k in (2, 0) for side in (0, 1)):
         regions = task.regions[example.images[side]]
         real = batch["region_mask"][row]
         assert batch["region_types"][row][real].tolist() == [1 + side] * len(regions)
-        np.testing.assert_array_equal(batch["regions"][row][real], regions.features)
+        np.testing.assert_array_equal(features[row][real], regions.features)
         assert (batch["input_ids"][row] == batch["input_ids"][row - row % 2]).all()
 
 
@@ -185,12 +187,13 @@ def test_the_published_rows_scores_and_loss(form):
     examples = [known[identifier] for identifier in info["ids"]]
     batch = task.batch(examples)
     assert len(batch["input_ids"]) == len(rows)
+    features, places = (padded(batch[key], batch["region_mask"]) for key in ("regions", "locations"))
     for number, row in enumerate(rows):
         text, regions = batch["text_mask"][number], batch["region_mask"][number]
         assert batch["input_ids"][number][text].tolist() == row["input_ids"].tolist()
         assert batch["region_types"][number][regions].tolist() == row["img_type_ids"].tolist()
-        np.testing.assert_array_equal(batch["regions"][number][regions], row["img_feat"])
-        np.testing.assert_array_equal(batch["locations"][number][regions], row["img_pos_feat"])
+        np.testing.assert_array_equal(features[number][regions], row["img_feat"])
+        np.testing.assert_array_equal(places[number][regions], row["img_pos_feat"])
     model = golden_model(UniterForPairs, name)
     assert model.config.pair_form == form
     out = model(**batch)

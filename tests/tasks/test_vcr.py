@@ -10,6 +10,7 @@ import fixtures
 from golden import GOLDEN, Case, image_databases, needs_golden, people, sizes_of, text_database, vocabulary_of
 from golden import load as golden_model
 from uniter.modeling_uniter import UniterForChoice, UniterForPreTraining
+from uniter.packing import padded
 from uniter.processing_uniter import PERSONS, SPECIAL_PIECES, UniterProcessor, Vocabulary
 from uniter.recipe import Training, parse_recipe, with_parity
 from uniter.run import evaluate, finetuning_job, predict, pretraining_job, score
@@ -565,12 +566,13 @@ def golden_task(**options):
 def compare(batch, rows):
     """Hold a batch against the published rows."""
     assert len(batch["input_ids"]) == len(rows)
+    features, places = (padded(batch[key], batch["region_mask"]) for key in ("regions", "locations"))
     for number, row in enumerate(rows):
         text, regions = batch["text_mask"][number], batch["region_mask"][number]
         assert batch["input_ids"][number][text].tolist() == row["input_ids"].tolist()
         assert batch["text_types"][number][text].tolist() == row["txt_type_ids"].tolist()
-        np.testing.assert_array_equal(batch["regions"][number][regions], row["img_feat"])
-        np.testing.assert_array_equal(batch["locations"][number][regions], row["img_pos_feat"])
+        np.testing.assert_array_equal(features[number][regions], row["img_feat"])
+        np.testing.assert_array_equal(places[number][regions], row["img_pos_feat"])
 
 
 @needs_golden

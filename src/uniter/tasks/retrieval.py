@@ -15,6 +15,7 @@ from tqdm import tqdm
 from uniter import draws
 from uniter.files import read_json, replacing, write_json
 from uniter.modeling_uniter import UniterForMatching, UniterPreTrainedModel
+from uniter.packing import select_rows
 from uniter.processing_uniter import Pair, Text, Vocabulary
 from uniter.tasks.base import Batch, Precision, Predictions, Task, measuring
 from uniter.tasks.intervals import with_interval
@@ -323,9 +324,7 @@ class Retrieval(Task):
             side = {key: value.to(device) for key, value in self.processor.collate(rows).items() if key in IMAGE_SIDE}
             for group, start, stop in blocks([len(text) for text in ids], sizes, tokens):
                 words = torch.from_numpy(np.stack([ids[i] for i in group])).to(device)
-                part = {key: value[start:stop, : sizes[start]] for key, value in side.items()}
-                if len(group) > 1:
-                    part = {k: v.repeat(len(group), *[1] * (v.dim() - 1)) for k, v in part.items()}
+                part = select_rows(side, torch.arange(start, stop, device=device).repeat(len(group)))
                 logits = model(input_ids=words.repeat_interleave(stop - start, 0), **part).logits
                 scores[np.ix_(group, order[start:stop])] = logits.float().cpu().numpy().reshape(len(group), -1)
                 bar.update(logits.numel())
@@ -448,7 +447,7 @@ def hardest(model: torch.nn.Module, batch: Batch, keep: int) -> Batch:
     place = torch.arange(len(true), device=labels.device)[:, None] * rows.shape[1]
     left = place.repeat(1, rows.shape[1])
     left[:, 0] = -1
-    return {**{key: value[rows.flatten()] for key, value in inputs.items()}, "labels": left.flatten()}
+    return {**select_rows(inputs, rows.flatten()), "labels": left.flatten()}
 
 
 def ranks(scores: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
