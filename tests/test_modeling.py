@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from uniter import modeling_uniter
 from uniter.configuration_uniter import UniterConfig
 from uniter.modeling_uniter import (
     UniterForAnswers,
@@ -166,6 +167,49 @@ def test_heads_and_trunk_load_into_each_other(tmp_path):
     torch.nn.init.ones_(matching.rank_output.weight)
     matching.save_pretrained(tmp_path / "matching")  # a trained rank head is kept, not seeded again
     assert UniterForMatching.from_pretrained(tmp_path / "matching").rank_output.weight.eq(1).all()
+
+
+@pytest.mark.parametrize("saved", [UniterModel, UniterForPreTraining, UniterForMatching])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_are_mapped_and_come_out_as_the_shell_gives_them(tmp_path, monkeypatch, saved, dtype):
+    torch.manual_seed(1)
+    saved(tiny()).to(dtype).save_pretrained(tmp_path)
+    other = {"pair_form": "paired-attn", "num_labels": 5}
+    cases = [(UniterModel, {}), (UniterForPreTraining, {}), (UniterForMatching, {}), (UniterForAnswers, other)]
+    cases += [(UniterForPairs, {"config": tiny(**other)}), (UniterForPairs, other)]
+
+    def load(kind, settings):
+        torch.manual_seed(2)
+        model, report = kind.from_pretrained(tmp_path, output_loading_info=True, **settings)
+        return model, {key: set(value) for key, value in report.items()}, torch.rand(1)
+
+    mapped = [load(*case) for case in cases]
+    calls = []
+    monkeypatch.setattr(modeling_uniter, "_mapped", lambda *_: calls.append(1))
+    for case, (model, report, next_number) in zip(cases, mapped, strict=True):
+        expected, expected_report, expected_number = load(*case)
+        assert report.items() >= {key: value for key, value in expected_report.items() if value}.items()
+        assert next_number == expected_number and model.config.to_dict() == expected.config.to_dict()
+        assert model.config.name_or_path == expected.config.name_or_path == str(tmp_path)
+        assert model.training == expected.training
+        assert [name for name, _ in model.named_parameters()] == [name for name, _ in expected.named_parameters()]
+        for (name, value), other in zip(model.named_parameters(), expected.parameters(), strict=True):
+            assert torch.equal(value, other) and value.dtype == other.dtype, name
+            assert value.requires_grad == other.requires_grad and value.device == other.device
+    assert len(calls) == len(cases)
+
+
+def test_a_mapped_model_may_be_changed_and_saved_where_it_came_from(tmp_path):
+    UniterModel(tiny()).save_pretrained(tmp_path)
+    model = UniterModel.from_pretrained(tmp_path)
+    with torch.no_grad():
+        model.pooler.dense.weight.fill_(3)
+    assert not UniterModel.from_pretrained(tmp_path).pooler.dense.weight.eq(3).any()  # it is ours alone
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.save_pretrained(tmp_path)
+    again = UniterModel.from_pretrained(tmp_path)
+    for name, value in before.items():
+        assert torch.equal(again.state_dict()[name], value) and torch.equal(model.state_dict()[name], value)
 
 
 def test_auto_classes_know_uniter(tmp_path):

@@ -113,6 +113,14 @@ class Reading:
         return int(self.counts.max()), int(self.lengths.max())
 
 
+def sequences(lengths: Tensor, device: torch.device) -> tuple[Reading, Reading]:
+    """What reads in a flat row of sequences of rising (B,) lengths: everyone, and only the first token of each."""
+    starts = lengths.cumsum(0) - lengths
+    return Reading(lengths, lengths, None, device), Reading(
+        lengths, torch.ones_like(lengths), starts.to(device), device
+    )
+
+
 def grid(sizes: Tensor, widths: Tensor) -> tuple[Tensor, Tensor]:
     """Numbers of items that lie behind each other, `widths` for each owner of `sizes`: its last one fills up.
 
@@ -157,17 +165,11 @@ class Packing:
         numbers[mask_BL & is_text] = torch.arange(words)
         numbers[mask_BL & ~is_text] = torch.arange(words, len(place))
         self._source = numbers.flatten()[self._places].to(self.device)
-        self.everyone = Reading(self._lengths, self._lengths, None, self.device)
+        self.everyone, self.first = sequences(self._lengths, self.device)
 
     def joined(self, blocks: Sequence[Tensor]) -> Tensor:
         """The words of all texts behind each other (words, D), and then the regions -> the flat row (P, D)."""
         return torch.cat(list(blocks)).index_select(0, self._source)
-
-    @cached_property
-    def first(self) -> Reading:
-        """Only the first token of each sequence reads."""
-        starts = self._lengths.cumsum(0) - self._lengths
-        return Reading(self._lengths, torch.ones_like(self._lengths), starts.to(self.device), self.device)
 
     def only(self, asked_text: Tensor | None, asked_regions: Tensor | None) -> Reading:
         """Only these places read, (B, T) and (B, R) bool; None: none of them."""

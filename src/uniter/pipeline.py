@@ -25,13 +25,13 @@ from uniter.modeling_uniter import (
     UniterModel,
     UniterPreTrainedModel,
 )
+from uniter.pair_scoring import score_all
 from uniter.processing_uniter import Pair, UniterProcessor
 from uniter.regions import Regions
 from uniter.regions.detectors import Detector, load_detector
 from uniter.regions.extract import extract, list_pictures
 from uniter.regions.pictures import open_picture, upright_rgb
 from uniter.regions.store import Store, StoreWriter
-from uniter.training.batching import evaluation_batches, in_order
 
 log = logging.getLogger(__name__)
 
@@ -224,17 +224,15 @@ class Uniter:
         Raises:
             ValueError: no picture in the folder, or the text is empty or longer than the model reads.
         """
-        self._check("matching", [text])
+        model: Any = self._check("matching", [text])
         kept = self._kept(Path(folder), None if store is None else Path(store), progress)
         names = {name for name, _ in list_pictures(folder)}
         names = [name for name in kept.names if name in names]
-        lengths = np.array([kept.num_regions(name) for name in names])
-        batches = evaluation_batches(lengths, 4096)
-        scores = []
-        for rows in batches:
-            model, batch = self._batch("matching", [text] * len(rows), [kept[names[row]] for row in rows])
-            scores.append(self._run(model, batch).logits.float().tolist())
-        ranked = sorted(zip(in_order(batches, scores), names, strict=True), key=lambda pair: (-pair[0], pair[1]))
+        sizes = np.array([kept.num_regions(name) for name in names], dtype=np.int64)
+        (ids,) = self._processors["matching"].tokens([text])
+        with torch.inference_mode():
+            (scores,) = score_all(model, [ids.input_ids], sizes, lambda image: kept[names[image]], tokens=4096)
+        ranked = sorted(zip(scores.tolist(), names, strict=True), key=lambda pair: (-pair[0], pair[1]))
         return [Hit(Path(folder) / name, score) for score, name in ranked[:top]]
 
     def align(

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 import fixtures
 from uniter.processing_uniter import Pair
 from uniter.run import score
-from uniter.tasks.retrieval import Caption, blocks, hardest, read_captions, recalls
+from uniter.tasks.retrieval import Caption, hardest, read_captions, recalls
 
 # ---------------------------------------------------------------- reading
 
@@ -278,20 +278,19 @@ def test_the_score_matrix_is_that_of_the_pairs_one_by_one(tmp_path, tokens):
             np.testing.assert_allclose(scores[row], model(**batch).logits.numpy(), atol=1e-5)
 
 
-@given(
-    st.lists(st.integers(2, 9), min_size=1, max_size=12),
-    st.lists(st.integers(1, 9), min_size=1, max_size=12),
-    st.integers(1, 90),
-)
-def test_blocks_cover_every_pair_once_within_the_budget(lengths, sizes, tokens):
-    sizes = sorted(sizes, reverse=True)
-    count = np.zeros((len(lengths), len(sizes)), dtype=int)
-    for group, start, stop in blocks(lengths, sizes, tokens):
-        pairs = len(group) * (stop - start)
-        assert len({lengths[i] for i in group}) == 1
-        assert pairs == 1 or pairs * (lengths[group[0]] + sizes[start]) <= tokens
-        count[np.ix_(group, np.arange(start, stop))] += 1
-    assert (count == 1).all()
+def test_measuring_may_keep_its_scores_in_a_file(tmp_path):
+    path = tmp_path / "scores.npy"
+    case = fixtures.make_case("retrieval", tmp_path / "data")
+    task, plain = case.task(scores=str(path)), case.task()
+    model, examples = fixtures.tiny_model(task), task.examples("val")
+    scores = task.predict(model, examples)
+    np.testing.assert_allclose(scores, plain.predict(model, examples), atol=1e-6)
+    assert task.score(scores, examples) == task.score(task.read(path), examples) == task.evaluate(model, examples)
+    task.view(model, examples[0], examples)  # scores one text: no business of the file's
+    with pytest.raises(ValueError, match=r"scores.npy holds scores of another shape"):
+        task.predict(model, examples[1:])
+    with pytest.raises(ValueError, match=r"option scores of task retrieval.*leave it out of the recipe"):
+        task.lengths(task.examples("train"))
 
 
 def test_the_matrix_file_may_name_its_rows_and_columns(tmp_path):

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
-from tqdm import tqdm
 
 from uniter import draws
 from uniter.files import read_json, replacing, write_json
 from uniter.modeling_uniter import UniterForMatching, UniterPreTrainedModel
 from uniter.packing import select_rows
+from uniter.pair_scoring import ScoreFile, made_of, score_all
 from uniter.processing_uniter import Pair, Text, Vocabulary
 from uniter.tasks.base import Batch, Precision, Predictions, Task, measuring
 from uniter.tasks.intervals import with_interval
@@ -23,7 +23,6 @@ from uniter.tasks.reading import Names, field, name_finder
 from uniter.tasks.text_database import TextDatabase, open_split
 from uniter.tasks.views import MOST, Found, View, best_first
 
-IMAGE_SIDE = ("regions", "locations", "region_mask", "region_types")  # keys of a batch that no text has a part in
 KS = (1, 5, 10)
 TRAINING_SPLITS = {"train", "restval"}  # COCO trains on both
 
@@ -135,6 +134,8 @@ class Retrieval(Task):
         fold: where there are several times so many images, give recall within folds of so many too, in the images'
             order, as the mean over the folds (COCO's 5,000 test images are usually also measured as five times 1,000);
             0: off.
+        scores: a file .npy to keep the score matrix in while measuring, in the place of memory: a run that was stopped
+            goes on where it was, one that is repeated is done at once; "": none.
     """
 
     name = "retrieval"
@@ -143,7 +144,7 @@ class Retrieval(Task):
     monitor = "mean_recall"
     options = MappingProxyType(
         {"captions": "", "negatives": 1, "hard_negatives": 0, "candidates": 20, "margin": 0.2}
-        | {"max_images": 0, "captions_per_image": 0, "published_recall": False, "fold": 1000}
+        | {"max_images": 0, "captions_per_image": 0, "published_recall": False, "fold": 1000, "scores": ""}
     )
     published = MappingProxyType({"train": {"batching": "examples"}, "options": {"published_recall": True}})
     # spec 4.4, train-itm-flickr-base-8gpu: 40 texts (x 3 pairs) x 4 x 8 GPUs an update
@@ -198,6 +199,11 @@ class Retrieval(Task):
 
     def lengths(self, examples: Sequence[Caption]) -> np.ndarray:
         """(examples,) int64 tokens of each example with all the pairs that come with it in a training batch."""
+        if self.settings["scores"]:
+            raise ValueError(
+                f"option scores of task {self.name}: a model in training has new scores each time; leave it out of the "
+                "recipe, and give it to `uniter evaluate`"
+            )
         return super().lengths(examples) * (1 + 2 * self.each_side)
 
     def training_batch(self, examples: Sequence[Caption], indices: np.ndarray, epoch: int) -> Batch:
@@ -267,7 +273,8 @@ class Retrieval(Task):
         if not len(examples):
             return np.empty((0, 0), dtype=np.float32)
         texts = [example.text for example in examples]
-        return self.score_matrix(model, texts, self._columns(examples), tokens, progress, precision)
+        kept = self.settings["scores"] or None
+        return self.score_matrix(model, texts, self._columns(examples), tokens, progress, precision, kept)
 
     def decode(self, output: Any, examples: Sequence[Caption], batch: Batch) -> list[float]:
         """The score of each caption with its own image alone; `predict` asks for those with all images."""
@@ -294,11 +301,11 @@ class Retrieval(Task):
         tokens: int = 8192,
         progress: bool = False,
         precision: Precision = "float32",
+        kept: str | Path | None = None,
     ) -> np.ndarray:
         """Score every text with every image.
 
-        Each text is cut into pieces once, each image read and moved to the device once; texts of one length and images
-        of like size go together, so little is padding.
+        Each text and each image's regions are read and embedded once (`uniter.pair_scoring`).
 
         Args:
             model: scores pairs.
@@ -307,28 +314,24 @@ class Retrieval(Task):
             tokens: budget of a batch.
             progress: show a progress bar.
             precision: bfloat16 is quicker on a GPU and rounds scores to 3 digits.
+            kept: a file .npy that takes the scores, and that a run goes on with if it was stopped; None: in memory.
 
         Returns:
-            (texts, images) float32 rank scores, higher = better.
+            (texts, images) float32 rank scores, higher = better; of a file its read-only mapping.
+
+        Raises:
+            ValueError: the file is of another model, other texts or other images.
         """
-        assert self.processor is not None, "a task that scores needs a processor"
         self.fit_into(model)
         ids = self.pieces(texts)
-        order = np.argsort([-self.num_regions(image) for image in images], kind="stable")
-        sizes = [self.num_regions(images[i]) for i in order]
-        blank = np.zeros(1, dtype=np.int64)
-        rows = [self.processor.join(blank, self.seen(images[i])) for i in order]
-        scores = np.empty((len(texts), len(images)), dtype=np.float32)
-        bar = tqdm(total=scores.size, desc=self.name, unit="pair", unit_scale=True, disable=not progress)
-        with measuring(model, precision) as device, bar:
-            side = {key: value.to(device) for key, value in self.processor.collate(rows).items() if key in IMAGE_SIDE}
-            for group, start, stop in blocks([len(text) for text in ids], sizes, tokens):
-                words = torch.from_numpy(np.stack([ids[i] for i in group])).to(device)
-                part = select_rows(side, torch.arange(start, stop, device=device).repeat(len(group)))
-                logits = model(input_ids=words.repeat_interleave(stop - start, 0), **part).logits
-                scores[np.ix_(group, order[start:stop])] = logits.float().cpu().numpy().reshape(len(group), -1)
-                bar.update(logits.numel())
-        return scores
+        sizes = np.array([self.num_regions(image) for image in images], dtype=np.int64)
+        read = lambda image: self.seen(images[image])
+        file = None
+        if kept is not None:
+            file = ScoreFile(kept, (len(ids), len(sizes)), made_of(model, ids, sizes, read, precision))
+        assert isinstance(model, UniterForMatching), "retrieval scores with the matching head"
+        with measuring(model, precision):
+            return score_all(model, ids, sizes, read, tokens, self.name if progress else None, file)
 
     def score(
         self, predictions: Sequence[Sequence[float]] | np.ndarray, examples: Sequence[Caption]
@@ -395,31 +398,6 @@ class Retrieval(Task):
 def ids_beside(path: str | Path) -> Path:
     """The file that says which texts and images a score matrix is of."""
     return Path(path).with_name(Path(path).name + ".ids.json")
-
-
-def blocks(lengths: Sequence[int], sizes: Sequence[int], tokens: int) -> Iterator[tuple[np.ndarray, int, int]]:
-    """Cut a score matrix into batches of at most `tokens` (or one pair): texts of one length, and a span of images.
-
-    Args:
-        lengths: tokens of each text.
-        sizes: regions of each image, falling.
-        tokens: budget.
-
-    Yields:
-        The numbers of some texts, and the first and last + 1 image that they are paired with.
-    """
-    by_length = np.argsort(lengths, kind="stable")
-    _, starts = np.unique(np.asarray(lengths)[by_length], return_index=True)
-    for group in np.split(by_length, starts[1:]):
-        length = lengths[group[0]]
-        whole = tokens // ((length + sizes[0]) * len(sizes))  # so many texts fit with all images
-        for at in range(0, len(group), max(1, whole)):
-            start = 0
-            while start < len(sizes):
-                room = max(1, tokens // (length + sizes[start]))
-                stop = len(sizes) if whole else min(len(sizes), start + room)
-                yield group[at : at + max(1, whole)], start, stop
-                start = stop
 
 
 def hardest(model: torch.nn.Module, batch: Batch, keep: int) -> Batch:
