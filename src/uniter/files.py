@@ -24,6 +24,10 @@ def replacing(path: str | Path, wait: bool = True) -> Iterator[Path]:
         if wait:
             flush(temporary)
         temporary.replace(path)
+    except OSError as error:
+        if error.filename is None:  # writing says that the disk is full, but not to which file
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

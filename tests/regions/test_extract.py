@@ -1,5 +1,7 @@
+import errno
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -101,6 +103,31 @@ def test_killed_extraction_is_continued_to_the_same_store(tmp_path):
     assert 0 < len(Store(tmp_path / "cut")) < 11
     report = extract(tmp_path / "in", tmp_path / "cut", Plain(), batch=2, progress=False, shard_images=3)
     assert report.images == 11 and report.added < 11
+    for file in (tmp_path / "whole").iterdir():
+        assert file.read_bytes() == (tmp_path / "cut" / file.name).read_bytes()
+
+
+def test_a_full_disk_names_the_file_and_keeps_what_is_done(tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    for number in range(11):
+        Image.new("RGB", (10 + number, 20)).save(tmp_path / "in" / f"{number}.png")
+    extract(tmp_path / "in", tmp_path / "whole", Plain(), progress=False, shard_images=3)
+    write = Path.write_bytes
+
+    def full(path, content):
+        if "shard-00002" in path.name:
+            write(path, content[:9])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space") as caught:
+        extract(tmp_path / "in", tmp_path / "cut", Plain(), progress=False, shard_images=3)
+    assert caught.value.filename == str(tmp_path / "cut" / "shard-00002.safetensors")
+    assert len(Store(tmp_path / "cut")) == 6
+    monkeypatch.undo()
+    report = extract(tmp_path / "in", tmp_path / "cut", Plain(), progress=False, shard_images=3)
+    assert report.images == 11 and report.added == 5
     for file in (tmp_path / "whole").iterdir():
         assert file.read_bytes() == (tmp_path / "cut" / file.name).read_bytes()
 
