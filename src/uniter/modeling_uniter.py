@@ -362,7 +362,7 @@ def _mapped(
 ) -> tuple[UniterPreTrainedModel, dict[str, set[str]]] | None:
     """A model whose weights are a mapped file, read when they are first used, and the shell's report.
 
-    What comes out is what the shell gives, new parts drawn from the same random numbers, in a tenth of its time.
+    What comes out is what the shell gives, new parts drawn from the same random numbers, in a quarter of its time.
     None where the shell has to look: another layout of the folder, settings that are none of ours, weights that do not
     fit.
     """

@@ -1,7 +1,7 @@
 """Pre-training as a job for the loop: captions of images, objectives, and the model that learns from them."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor
 from uniter import draws
 from uniter.captions import Choice, public_captions
 from uniter.exclusion import Excluded
+from uniter.flat_texts import FlatTexts
 from uniter.modeling_uniter import UniterForPreTraining
 from uniter.objectives import (
     Draws,
@@ -24,9 +25,10 @@ from uniter.objectives import (
     RegionClassesKL,
     RegionFeatures,
 )
-from uniter.processing_uniter import TEXT_TYPE, Encoded, Tokens, UniterProcessor, Vocabulary
+from uniter.processing_uniter import REGION_TYPE, TEXT_TYPE, Tokens, UniterProcessor, Vocabulary
 from uniter.regions import Regions
 from uniter.regions.formats import open_regions
+from uniter.regions.packed import Buffers, PackedRegions
 from uniter.regions.source import RegionSource
 from uniter.tasks.reading import name_finder
 from uniter.tasks.retrieval import open_captions
@@ -36,6 +38,8 @@ from uniter.training.batching import evaluation_batches
 
 log = logging.getLogger(__name__)
 
+AT_ONCE = 2**16  # captions that are cut into pieces at once
+Room = Callable[[int, int, np.dtype], np.ndarray]  # an array of so many rows, so wide, of this type
 DATABASES = ("pretrain_*", "conceptual_caption", "sbu_caption")
 
 
@@ -57,9 +61,13 @@ class StoredTexts:
         database, name = self.captions[index]
         return self.processor.wrap(database.pieces(name, database.record(name)))
 
-    def of(self, rows: Sequence[int]) -> "StoredTexts":
+    def take(self, rows: Sequence[int]) -> "StoredTexts":
         """Those of some rows."""
         return StoredTexts([self.captions[row] for row in rows], self.processor)
+
+    def padded(self, rows: np.ndarray, pad: int, most: int) -> tuple[np.ndarray, np.ndarray]:
+        """As that of `FlatTexts`."""
+        return FlatTexts.of([self[row] for row in rows]).padded(np.arange(len(rows)), pad, most)
 
     def lengths(self) -> np.ndarray:
         """(captions,) pieces of each with CLS and SEP, from the databases' lists: nothing is read."""
@@ -71,13 +79,13 @@ class Captioned:
     """Texts and their images, ready to be paired.
 
     Args:
-        texts: the captions' pieces, CLS and SEP included.
+        texts: the captions' pieces, CLS and SEP included; a list is laid flat.
         image_of: (captions,) the number of each caption's image.
         images: distinct image names, in order of first appearance.
         store: their regions.
     """
 
-    texts: list[np.ndarray] | StoredTexts
+    texts: FlatTexts | StoredTexts | Sequence[np.ndarray]
     image_of: np.ndarray
     images: list[Any]
     store: RegionSource
@@ -122,7 +130,11 @@ class Captioned:
         else:
             found = public_captions(captions, choice, store)
             shown = [caption.image for caption in found]
-            texts = [processor.wrap(ids) for ids in processor.pieces_of([caption.text for caption in found])]
+            texts = FlatTexts.of(
+                processor.wrap(ids)
+                for start in range(0, len(found), AT_ONCE)
+                for ids in processor.pieces_of([caption.text for caption in found[start : start + AT_ONCE]])
+            )
         if missing == "skip":
             texts, shown = cls._with_regions(texts, shown, captions, store)
         numbers: dict[str, int] = {}
@@ -139,8 +151,8 @@ class Captioned:
 
     @staticmethod
     def _with_regions(
-        texts: list[np.ndarray] | StoredTexts, shown: list[str], place: str | Path, store: RegionSource
-    ) -> tuple[list[np.ndarray] | StoredTexts, list[str]]:
+        texts: FlatTexts | StoredTexts, shown: list[str], place: str | Path, store: RegionSource
+    ) -> tuple[FlatTexts | StoredTexts, list[str]]:
         """The captions whose image is in the store, and their images; how many are left out is said."""
         kept = [row for row, image in enumerate(shown) if image in store]
         if not kept:
@@ -154,8 +166,7 @@ class Captioned:
                 "%s: %d pictures, %d of %d captions are left out: no regions in %s",
                 *(place, len(set(shown)) - len(set(images)), len(shown) - len(kept), len(shown), store.path),
             )
-        chosen = texts.of(kept) if isinstance(texts, StoredTexts) else [texts[row] for row in kept]
-        return chosen, images
+        return texts.take(kept), images
 
     @staticmethod
     def _stored(
@@ -181,6 +192,8 @@ class Captioned:
         return StoredTexts(kept, processor), [name_of(database.image(name)) for database, name in kept]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.texts, FlatTexts | StoredTexts):
+            self.texts = FlatTexts.of(self.texts)
         self._by_image = np.argsort(self.image_of, kind="stable")
         self._count = np.bincount(self.image_of, minlength=len(self.images))
         self._start = np.cumsum(self._count) - self._count
@@ -189,9 +202,29 @@ class Captioned:
         """A text and its segment types."""
         return Tokens(self.texts[index], np.full(len(self.texts[index]), TEXT_TYPE, dtype=np.int64))
 
-    def regions(self, images: Iterable[int]) -> list[Regions]:
-        """The regions of images by their numbers."""
-        return self.store.read(self.images[image] for image in images)
+    def text_batch(self, rows: np.ndarray, pad: int, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Pieces and types of some texts, (B, T) int64 padded at the end, and (B,) their lengths.
+
+        Args:
+            rows: (B,) which.
+            pad: the piece to pad with.
+            most: longer texts are cut to so many pieces, SEP kept.
+        """
+        assert isinstance(self.texts, FlatTexts | StoredTexts)
+        pieces, lengths = self.texts.padded(rows, pad, most)
+        return pieces, np.full_like(pieces, TEXT_TYPE), lengths
+
+    def packed(self, images: Iterable[int], class_probs: bool, room: Room) -> PackedRegions:
+        """The regions of images by their numbers, behind each other.
+
+        Args:
+            images: their numbers.
+            class_probs: read them too.
+            room: gives the array that takes the features.
+        """
+        names = [self.images[image] for image in images]
+        rows = int(self.store.counts_of(names).sum())
+        return self.store.read_packed(names, room(rows, self.store.feature_size, self.store.feature_type), class_probs)
 
     def num_regions(self, image: int) -> int:
         """How many they are, without reading them."""
@@ -203,12 +236,9 @@ class Captioned:
 
     def lengths(self) -> np.ndarray:
         """(captions,) tokens of each pair: text with CLS and SEP, and regions."""
+        assert isinstance(self.texts, FlatTexts | StoredTexts)
         regions = np.array([self.num_regions(number) for number in range(len(self.images))])
-        if isinstance(self.texts, StoredTexts):
-            texts = self.texts.lengths()
-        else:
-            texts = np.array([len(text) for text in self.texts])
-        return texts + regions[self.image_of]
+        return self.texts.lengths() + regions[self.image_of]
 
 
 @dataclass
@@ -223,7 +253,7 @@ class Stories(Captioned):
         counted: (texts,) lengths as the published code counts them; None: tokens as they are.
     """
 
-    types: list[np.ndarray]
+    types: FlatTexts
     task: VCR
     counted: np.ndarray | None = None
 
@@ -273,15 +303,24 @@ class Stories(Captioned):
         ids, types = [text.input_ids for text in tokens], [text.types for text in tokens]
         image_of = np.array([numbers[story.image] for story in kept])
         counted = task.lengths(kept) if lengths == "published" else None
-        return cls(ids, image_of, list(numbers), store, types, task, counted)
+        return cls(FlatTexts.of(ids), image_of, list(numbers), store, FlatTexts.of(types), task, counted)
 
     def tokens(self, index: int) -> Tokens:
         """A text and its types."""
         return Tokens(self.texts[index], self.types[index])
 
+    def text_batch(self, rows: np.ndarray, pad: int, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Pieces and types of some texts; as that of `Captioned`."""
+        pieces, _, lengths = super().text_batch(rows, pad, most)
+        return pieces, self.types.padded(rows, TEXT_TYPE, most)[0], lengths
+
     def regions(self, images: Iterable[int]) -> list[Regions]:
         """Of each image those of the annotated boxes, then the detected ones."""
         return [self.task.seen(self.images[image]) for image in images]
+
+    def packed(self, images: Iterable[int], class_probs: bool, room: Room) -> PackedRegions:
+        """The regions of images behind each other; as that of `Captioned`."""
+        return PackedRegions.of(self.regions(images), class_probs)
 
     def num_regions(self, image: int) -> int:
         """How many they are together."""
@@ -364,6 +403,7 @@ class Pretraining:
         if not objectives:
             raise ValueError("every objective has weight 0: give at least one of mlm, itm, mrfr, mrc, mrckl a weight")
         self.model, self.processor, self.seed = model, processor, seed
+        self._buffers = Buffers()
         self.sources, self.validation, self.validation_pairs = list(sources), list(validation), validation_pairs
         self.objectives = {objective.name: objective for objective in objectives}
         self.named = dict(zip(names or map(str, range(len(self.sources))), self.sources))
@@ -439,17 +479,43 @@ class Pretraining:
             swapped = objective.swaps_text(rows) & (labels == 0)
             texts = np.where(swapped, source.text_of(images, rows.uniform("itm-text")), texts)
             images = np.where(swapped, own, images)
-        encoded: list[Encoded] = []
-        probs = objective.needs_class_probs
-        for text, regions in zip(texts, source.regions(images), strict=True):
-            ids, types = (self._fitted(array) for array in source.tokens(text))
-            encoded.append(self.processor.join(ids, regions, with_class_probs=probs, text_types=types))
-        batch = self.processor.collate(encoded)
+        batch = self._joined(source, texts, images, objective.needs_class_probs)
         if isinstance(objective, Matching):
             batch["labels"] = torch.from_numpy(labels)
-        return objective.spoil(batch, rows)
+        return _padded(objective.spoil(batch, rows))
 
-    def _fitted(self, text: np.ndarray) -> np.ndarray:
-        """A text's pieces or types cut to the model's positions, SEP kept."""
+    def _joined(self, source: Captioned, texts: np.ndarray, images: np.ndarray, probs: bool) -> dict[str, Tensor]:
+        """What `UniterProcessor.collate` would make of these pairs, without an object for each of them."""
         most = self.model.config.max_position_embeddings
-        return text if len(text) <= most else np.append(text[: most - 1], text[-1])
+        pieces, types, lengths = source.text_batch(texts, self.processor.vocabulary.pad, most)
+        packed = source.packed(images, probs, self._room)
+        seen = np.arange(packed.counts.max()) < packed.counts[:, None]
+        batch = {
+            "input_ids": pieces,
+            "text_mask": np.arange(pieces.shape[1]) < lengths[:, None],
+            "text_types": types,
+            "regions": packed.features,
+            "locations": packed.locations,
+            "region_mask": seen,
+            "region_types": np.where(seen, REGION_TYPE, 0),
+        }
+        if packed.class_probs is not None:
+            batch["class_probs"] = packed.class_probs
+        return {key: torch.from_numpy(value) for key, value in batch.items()}
+
+    def _room(self, rows: int, width: int, dtype: np.dtype) -> np.ndarray:
+        """An array for features: of a GPU's batches pinned, so that they are not copied once more on their way."""
+        if next(self.model.parameters()).is_cuda:
+            kind = torch.float16 if dtype == np.float16 else torch.float32
+            return torch.empty(rows, width, dtype=kind, pin_memory=True).numpy()
+        return self._buffers.rows(rows, width, dtype)
+
+
+def _padded(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A batch whose regions lie behind each other, with a row of them for each pair."""
+    found, counts = dict(batch), batch["region_mask"].sum(1).tolist()
+    for key in {"regions", "locations", "class_probs"} & batch.keys():
+        found[key] = torch.from_numpy(np.zeros((len(counts), max(counts), batch[key].shape[1]), np.float32))
+        for slot, rows in zip(found[key], batch[key].split(counts), strict=True):
+            slot[: len(rows)] = rows
+    return found

@@ -37,6 +37,25 @@ def same(a: Regions, b: Regions) -> bool:
     )
 
 
+def test_packed_reads_are_the_plain_ones(regions):
+    names = [*regions.names[::-1], regions.names[0]]
+    plain = regions.read(names)
+    for probs in {False, bool(regions.num_classes)}:
+        packed = regions.read_packed(names, class_probs=probs)
+        assert packed.counts.tolist() == [len(found) for found in plain]
+        assert packed.features.dtype == regions.feature_type
+        assert np.array_equal(packed.features, np.concatenate([found.features for found in plain]))
+        assert np.array_equal(packed.locations, np.concatenate([found.fractions() for found in plain]))
+        assert packed.locations.dtype == np.float32 and (packed.class_probs is not None) == probs
+        if probs:
+            assert np.array_equal(packed.class_probs, np.concatenate([found.class_probs for found in plain]))
+    if not regions.num_classes:
+        with pytest.raises(ValueError, match="no class probabilities"):
+            regions.read_packed(names, class_probs=True)
+    with pytest.raises(ValueError, match="nobody"):
+        regions.read_packed(["nobody"])
+
+
 def total(regions: RegionSource) -> float:
     return float(sum(regions[name].features.astype(np.float64).sum() for name in regions.names))
 

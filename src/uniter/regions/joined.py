@@ -3,6 +3,9 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
+
+from uniter.regions.packed import PackedRegions
 from uniter.regions.regions import Regions
 from uniter.regions.source import RegionSource
 
@@ -81,6 +84,18 @@ class JoinedRegions(RegionSource):
         names = list(names)
         for part in self.parts:
             part.prefetch(name for name in names if name in part)
+
+    @property
+    def feature_type(self) -> np.dtype:
+        """That of the parts, the larger one where they differ."""
+        return np.result_type(*(part.feature_type for part in self.parts))
+
+    def fill(self, names: Sequence[str], into: PackedRegions, starts: np.ndarray) -> None:
+        """Write the regions of images to where their rows begin."""
+        for part in self.parts:
+            rows = [row for row, name in enumerate(names) if name in part]
+            if rows:
+                part.fill([names[row] for row in rows], into, starts[rows])
 
     def _said(self) -> str:
         return ", ".join(str(part.path) for part in self.parts)

@@ -161,9 +161,8 @@ class Regions:
         if self.locations is not None:
             numbers[:, :6] = self.locations
         else:
-            scale = np.array([self.width, self.height, self.width, self.height], dtype=np.float32)
-            np.divide(self.boxes, scale, out=numbers[:, :4], dtype=np.float32, casting="same_kind")
-            np.subtract(numbers[:, 2:4], numbers[:, :2], out=numbers[:, 4:6])
+            fractions(self.boxes, np.array([self.width, self.height], dtype=np.float32), numbers)
+            return numbers
         np.multiply(numbers[:, 4], numbers[:, 5], out=numbers[:, 6])
         return numbers
 
@@ -246,6 +245,24 @@ class StoredRegions(Regions):
         probs = self.kept_class_probs
         kept = (self._features, self.boxes, self.width, self.height, probs, self.scores, self.locations)
         return StoredRegions, kept
+
+
+def fractions(boxes: np.ndarray, sizes: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """The seven location numbers of boxes, (R, 7) float32.
+
+    Args:
+        boxes: (R, 4) pixels x1 y1 x2 y2.
+        sizes: float32 width and height of the image, (2,), or of each box's, (R, 2).
+        out: (R, 7) float32 to write them into. Or None.
+    """
+    numbers = np.empty((len(boxes), 7), np.float32) if out is None else out
+    for column in range(4):  # by column: rows of four are too short for NumPy
+        length = sizes[..., column % 2]
+        np.divide(boxes[:, column], length, out=numbers[:, column], dtype=np.float32, casting="same_kind")
+    for column in range(4, 6):
+        np.subtract(numbers[:, column - 2], numbers[:, column - 4], out=numbers[:, column])
+    np.multiply(numbers[:, 4], numbers[:, 5], out=numbers[:, 6])
+    return numbers
 
 
 def _finite(array: np.ndarray) -> bool:

@@ -2,12 +2,13 @@
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 
 import numpy as np
 
+from uniter.regions.packed import MISSING_PROBS, PackedRegions
 from uniter.regions.regions import Regions
 
 
@@ -101,11 +102,52 @@ class RegionSource(ABC):
         """How many regions each image has, int64, in the order of `names`."""
         return np.array([self.num_regions(name) for name in self.names], np.int64)
 
+    def counts_of(self, names: Sequence[str]) -> np.ndarray:
+        """How many regions each of these images has, int64."""
+        return np.array([self.num_regions(name) for name in names], np.int64)
+
+    def places(self, names: Sequence[str]) -> np.ndarray:
+        """Where each of these is in `names`, int64; `place` of many."""
+        try:
+            return np.array([self._position[name] for name in names], np.int64)
+        except KeyError:
+            return np.array([self.place(name) for name in names])  # or the error that names what is near
+
     def read(self, names: Iterable[str]) -> list[Regions]:
         """The regions of several images, in that order."""
         names = list(names)
         self.prefetch(names)
         return [self[name] for name in names]
+
+    @property
+    def feature_type(self) -> np.dtype:
+        """The smallest of float16 and float32 that holds every feature to the bit."""
+        return np.dtype(np.float32)
+
+    def read_packed(
+        self, names: Sequence[str], out: np.ndarray | None = None, class_probs: bool = False
+    ) -> PackedRegions:
+        """The regions of several images behind each other; the same numbers as `read` gives.
+
+        Args:
+            names: in the order wanted; one may come several times.
+            out: (N or more, F) to write the features into; an array of `feature_type` if left out.
+            class_probs: read them too.
+
+        Raises:
+            ValueError: there are no class probabilities, or `out` is too small.
+        """
+        if class_probs and not self.num_classes:
+            raise ValueError(MISSING_PROBS)
+        counts = self.counts_of(names)
+        features = self.feature_type if out is None else out
+        into = PackedRegions.empty(counts, self.feature_size, self.num_classes if class_probs else None, features)
+        self.fill(names, into, into.starts())
+        return into
+
+    def fill(self, names: Sequence[str], into: PackedRegions, starts: np.ndarray) -> None:
+        """Write the regions of images to where their rows begin; those of other images may lie between them."""
+        into.put(self.read(names), starts)
 
     def prefetch(self, names: Iterable[str]) -> None:  # noqa: B027 - doing nothing is right for most
         """Say that these images will be read soon; a source that can fetch ahead does, the others do nothing."""

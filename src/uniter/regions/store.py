@@ -15,7 +15,7 @@ import struct
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 
 from uniter.files import write_bytes, write_json
-from uniter.regions.regions import ByteFeatures, Regions, StoredRegions, TopProbs
+from uniter.regions.packed import PackedRegions, copy_rows
+from uniter.regions.regions import ByteFeatures, Regions, StoredRegions, TopProbs, fractions
 from uniter.regions.source import RegionSource
 from uniter.regions.source import UnknownImageError as UnknownImageError
 
@@ -403,6 +404,57 @@ class Store(RegionSource):
             tensors["locations"][begin:end] if shard.located[row] else None,
         )
 
+    @property
+    def feature_type(self) -> np.dtype:
+        """float16; float32 of a compact store."""
+        return np.dtype(np.float32 if self.index.get("compact") else np.float16)
+
+    def fill(self, names: Sequence[str], into: PackedRegions, starts: np.ndarray) -> None:
+        """Write the regions of images to where their rows begin: straight from the mapped file, no `Regions` made."""
+        if self.feature_type != np.float16:
+            super().fill(names, into, starts)
+            return
+        places = self.places(names)
+        order = np.argsort(places, kind="stable")  # as they lie on the disk
+        numbers = np.searchsorted(self._starts, places[order], side="right") - 1
+        rows = (places[order] - np.array(self._starts)[numbers]).tolist()
+        shards = {number: self._shard(number) for number in np.unique(numbers).tolist()}
+        images = [(shards[number], row) for number, row in zip(numbers.tolist(), rows, strict=True)]
+        for shard, row in images:
+            shard.expect(row)
+        counts = self._counts[places]
+        firsts = np.cumsum(counts) - counts
+        boxes, sizes = np.empty((int(counts.sum()), 4), np.float32), np.empty((len(places), 2), np.float32)
+        features, others, rest = into.features, into.class_probs is not None, []
+        where = zip(images, starts[order].tolist(), firsts[order].tolist(), order.tolist(), strict=True)
+        for (shard, row), start, first, number in where:
+            begin, end = shard.offsets[row], shard.offsets[row + 1]
+            features[start : start + end - begin] = shard.features[begin:end]
+            boxes[first : first + end - begin] = shard.boxes[begin:end]
+            sizes[number] = shard.widths[row], shard.heights[row]
+            if others or shard.located[row]:
+                rest.append((shard, row, start))
+        sizes = np.repeat(sizes, counts, axis=0)
+        if len(boxes) == len(into.locations) and np.array_equal(starts, firsts):
+            fractions(boxes, sizes, into.locations)
+        else:
+            into.locations[np.arange(len(boxes)) + np.repeat(starts - firsts, counts)] = fractions(boxes, sizes)
+        for shard, row, start in rest:
+            self._fill_rest(shard, row, into, start)
+
+    def _fill_rest(self, shard: "_Shard", row: int, into: PackedRegions, start: int) -> None:
+        """Write of an image what most do without: places of its own, class probabilities."""
+        begin, end = shard.offsets[row], shard.offsets[row + 1]
+        rows = slice(start, start + end - begin)
+        if shard.located[row]:
+            places = into.locations[rows]
+            places[:, :6] = shard.tensors["locations"][begin:end]
+            np.multiply(places[:, 4], places[:, 5], out=places[:, 6])
+        if into.class_probs is not None:
+            probs = self._class_probs(shard.tensors, begin, end)
+            assert probs is not None, "read_packed has asked"
+            copy_rows(probs, into.class_probs[rows])
+
     def prefetch(self, names: Iterable[str]) -> None:
         """Have the system fetch the features of these images from the disk, all at once and without waiting."""
         for number, row in sorted(map(self._find, names)):  # by place on the disk
@@ -476,6 +528,10 @@ class Store(RegionSource):
         """How many regions each image has, int64, in the order of `names`."""
         return self._counts.copy()
 
+    def counts_of(self, names: Sequence[str]) -> np.ndarray:
+        """How many regions each of these images has, int64."""
+        return self._counts[self.places(names)]
+
     def verify(self) -> None:
         """Read every shard and compare it with its sha256.
 
@@ -542,7 +598,8 @@ class _Shard:
             if not set(self.tensors) >= _TENSORS:
                 raise KeyError("a tensor is missing")
             self.begin, self.end = (8 + length + offset for offset in header["features"]["data_offsets"])
-            self.row_bytes = self.tensors["features"].strides[0]
+            self.features, self.boxes = self.tensors["features"], self.tensors["boxes"]
+            self.row_bytes = self.features.strides[0]
             self.fetched = "class_probs" in header  # these are large, and seldom asked for
             self.offsets: list[int] = self.tensors["offsets"].tolist()
             self.widths: list[float] = self.tensors["widths"].tolist()
