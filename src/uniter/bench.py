@@ -55,7 +55,7 @@ BENCHMARKS = {
 }
 PAPER = tuple(name for name in BENCHMARKS if name != "captions")
 GROUPS = {"retrieval": ("flickr30k", "coco"), "expressions": ("refcoco", "refcoco+", "refcocog")}
-UPDATES = {"retrieval": 300, "refcoco": 300, "vcr": 500}  # of fine-tuning; 1,000 elsewhere
+UPDATES = {"retrieval": 300, "refcoco": 300, "vcr": 500, "vqa": 2000}  # of fine-tuning; 1,000 elsewhere
 RATES = {"refcoco": 1.0e-3, "retrieval": 3.0e-4}  # learning rates; 5e-4 elsewhere
 
 
