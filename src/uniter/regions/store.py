@@ -391,11 +391,8 @@ class Store(RegionSource):
         shard = self._shard(number)
         begin, end = shard.offsets[row], shard.offsets[row + 1]
         tensors = shard.tensors
-        features = tensors["features"][begin:end]
-        if "feature_steps" in tensors:
-            features = ByteFeatures(features, tensors["feature_steps"][begin:end], tensors["feature_lows"][begin:end])
         return StoredRegions(
-            features,
+            shard.kept(begin, end),
             tensors["boxes"][begin:end],
             shard.widths[row],
             shard.heights[row],
@@ -411,9 +408,6 @@ class Store(RegionSource):
 
     def fill(self, names: Sequence[str], into: PackedRegions, starts: np.ndarray) -> None:
         """Write the regions of images to where their rows begin: straight from the mapped file, no `Regions` made."""
-        if self.feature_type != np.float16:
-            super().fill(names, into, starts)
-            return
         places = self.places(names)
         order = np.argsort(places, kind="stable")  # as they lie on the disk
         numbers = np.searchsorted(self._starts, places[order], side="right") - 1
@@ -429,7 +423,7 @@ class Store(RegionSource):
         where = zip(images, starts[order].tolist(), firsts[order].tolist(), order.tolist(), strict=True)
         for (shard, row), start, first, number in where:
             begin, end = shard.offsets[row], shard.offsets[row + 1]
-            features[start : start + end - begin] = shard.features[begin:end]
+            copy_rows(shard.kept(begin, end), features[start : start + end - begin])
             boxes[first : first + end - begin] = shard.boxes[begin:end]
             sizes[number] = shard.widths[row], shard.heights[row]
             if others or shard.located[row]:
@@ -610,6 +604,13 @@ class _Shard:
             self.located = [False] * len(firsts) if located is None else (~np.isnan(located[firsts, 0])).tolist()
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, struct.error, OverflowError) as error:
             raise ValueError(f"{path} is damaged ({error}): {_MEND}") from None
+
+    def kept(self, begin: int, end: int) -> np.ndarray | ByteFeatures:
+        """The features of some rows as they are kept."""
+        if "feature_steps" not in self.tensors:
+            return self.features[begin:end]
+        steps, lows = (self.tensors[name][begin:end] for name in ("feature_steps", "feature_lows"))
+        return ByteFeatures(self.features[begin:end], steps, lows)
 
     def expect(self, row: int) -> None:
         """Have the system fetch an image's features and, once, all that lies around features: no waits page by page."""
