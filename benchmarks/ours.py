@@ -1,6 +1,8 @@
 """How the benchmarks call `uniter`: all of it is here, so that a change of the library changes this file alone."""
 
+import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,9 @@ from torch import Tensor
 
 import workload
 from uniter.checkpoints import import_weights
+from uniter.configuration_uniter import UniterConfig
 from uniter.modeling_uniter import UniterForPreTraining, UniterPreTrainedModel
-from uniter.objectives import MaskedWords, Masking, Matching, Objective
+from uniter.objectives import MaskedWords, Masking, Matching, Objective, RegionClassesKL, RegionFeatures
 from uniter.pretraining import Captioned, Pretraining
 from uniter.processing_uniter import Encoded, UniterProcessor, Vocabulary
 from uniter.recipe import Training
@@ -20,7 +23,7 @@ from uniter.regions import Regions
 from uniter.regions.store import Store, StoreWriter
 from uniter.tasks.base import Precision, measuring
 from uniter.tasks.retrieval import Retrieval
-from uniter.training import batching
+from uniter.training import batching, loop
 from uniter.training.optimizer import build_optimizer
 
 TOKENS = 2048  # of a batch in inference: what fits into a processor's caches
@@ -90,8 +93,10 @@ def int8(model: UniterPreTrainedModel) -> UniterPreTrainedModel | None:
 
 
 def objective(name: str) -> Objective:
-    """MLM or ITM with its transport, as published."""
-    return MaskedWords(Masking(processor().vocabulary)) if name == "mlm" else Matching()
+    """An objective as published, ITM with its transport."""
+    masking = Masking(processor().vocabulary)
+    made = [MaskedWords(masking), Matching(), RegionFeatures(masking), RegionClassesKL(masking)]
+    return {one.name: one for one in made}[name]
 
 
 def without_transport() -> Objective:
@@ -148,11 +153,12 @@ def on(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
 # ---------------------------------------------------------------- stores, examples, pairs
 
 
-def write_store(folder: Path, images: Sequence[workload.Image]) -> Store:
-    """The images as a store."""
+def write_store(folder: Path, images: Sequence[workload.Image], class_probs: bool = False) -> Store:
+    """The images as a store, with the detector's distributions or without."""
     with StoreWriter(folder, "drawn") as writer:
         for image in images:
-            writer.add(image.name, regions(image))
+            found = regions(image)
+            writer.add(image.name, replace(found, class_probs=workload.class_probs(image)) if class_probs else found)
     return Store(folder)
 
 
@@ -169,18 +175,34 @@ def packed_features(store: Store, names: Sequence[str], out: np.ndarray) -> int:
 
 def example_path(store: Store, examples: Sequence[workload.Example]) -> Callable[[np.ndarray, int], Any]:
     """Makes the MLM batch of some examples in an epoch: text, mask, regions, all the way to tensors."""
+    tiny = UniterConfig.of_size("tiny", num_hidden_layers=1, vocab_size=8, region_feature_size=8)
+    model = UniterForPreTraining(tiny)  # only its number of positions is asked for
+    job = pretraining_job(model, store, examples, {"mlm": 1.0})
+    return lambda indices, epoch: job.prepare(stream("mlm"), indices, epoch)
+
+
+def pretraining_job(
+    model: UniterForPreTraining, store: Store, examples: Sequence[workload.Example], shares: dict[str, float]
+) -> Pretraining:
+    """Pre-training with these objectives and their shares, for the loop or for single batches of a `stream`."""
     names = [example.image.name for example in examples]
     texts = [processor().wrap(example.pieces) for example in examples]
     source = Captioned(texts, np.arange(len(names)), names, store)
-    model: Any = UniterForPreTraining(_tiny())  # only its number of positions is asked for
-    job = Pretraining(model, processor(), [source], [], {objective("mlm"): 1.0}, names=["drawn"])
-    return lambda indices, epoch: job.prepare("mlm/drawn", indices, epoch)
+    return Pretraining(model, processor(), [source], [], {objective(n): s for n, s in shares.items()}, names=["drawn"])
 
 
-def _tiny() -> Any:
-    from uniter.configuration_uniter import UniterConfig
+def stream(name: str) -> str:
+    """What the job calls an objective's examples."""
+    return f"{name}/drawn"
 
-    return UniterConfig.of_size("tiny", num_hidden_layers=1, vocab_size=8, region_feature_size=8)
+
+def train(job: Pretraining, folder: Path, updates: int, tokens: int, device: str) -> list[dict[str, Any]]:
+    """So many updates of a job by the library's own loop, in bfloat16; what its log says of each."""
+    settings = Training(
+        steps=updates, tokens=tokens, clip=5.0, precision="bfloat16", device=device, validate_every=10**6, save_every=10**6
+    )  # fmt: skip
+    loop.train(job, settings, folder, progress=False)
+    return [line for line in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()) if "seconds" in line]
 
 
 def pair_scores(

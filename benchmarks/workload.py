@@ -54,6 +54,17 @@ def image(number: int, regions: int, feature_size: int = FEATURE_SIZE) -> Image:
     return Image(f"coco_train2014_{number:012}.npz", features.astype(np.float16), boxes.astype(np.float16))
 
 
+def class_probs(one: Image) -> np.ndarray:
+    """(R, 1601) float32 distributions of an image's regions."""
+    drawn = (
+        np.random.default_rng((SEED, 2, int(one.name[-16:-4])))
+        .exponential(size=(len(one.features), CLASSES))
+        .astype(np.float32)
+        ** 8
+    )
+    return drawn / drawn.sum(1, keepdims=True)
+
+
 def examples(pairs: int = PAIRS, feature_size: int = FEATURE_SIZE, vocabulary: int = VOCABULARY) -> list[Example]:
     """The pairs, each with an image of its own."""
     words, things = lengths(max(pairs, PAIRS))
