@@ -1,6 +1,6 @@
 """What speed.py measures in a process of its own: loading a checkpoint, and the memory that inference takes.
 
-    python benchmarks/children.py load|infer ours|published FOLDER [float32|bfloat16]
+    python benchmarks/children.py load|infer ours|published FOLDER [PRECISION]
 
 Prints JSON: seconds of the processor and on the wall, and bytes at the peak beyond what there was before.
 """
@@ -53,7 +53,7 @@ def runner(side: str, model: torch.nn.Module, precision: str):
     if side == "ours":
         import ours
 
-        return ours.inference(model, ours.encoded(longest), precision)  # type: ignore[arg-type]
+        return ours.inference(model, ours.encoded(longest), precision)
     from published.data import collate
     from theirs import tensors
 

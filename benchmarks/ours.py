@@ -27,7 +27,8 @@ from uniter.training import batching, loop
 from uniter.training.optimizer import build_optimizer
 
 TOKENS = 2048  # of a batch in inference: what fits into a processor's caches
-PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
+INFERENCE = ("float32", "bfloat16")  # the precisions that the library offers
+TRAINING: tuple[Precision, ...] = ("float32", "bfloat16")
 
 
 # ---------------------------------------------------------------- models and pairs
@@ -69,27 +70,28 @@ def row(ids: np.ndarray, features: np.ndarray, places: np.ndarray) -> Encoded:
 # ---------------------------------------------------------------- inference and training
 
 
+def prepared(model: UniterPreTrainedModel, precision: str) -> tuple[UniterPreTrainedModel, Precision]:
+    """The model made ready for inference in one of `INFERENCE`, and the precision to compute in."""
+    return model, "bfloat16" if precision == "bfloat16" else "float32"
+
+
 def inference(
-    model: UniterPreTrainedModel, rows: Sequence[Encoded], precision: Precision = "float32", tokens: int = TOKENS
+    model: UniterPreTrainedModel, rows: Sequence[Encoded], precision: str = "float32", tokens: int = TOKENS
 ) -> Callable[[], Tensor]:
     """Logits of all pairs in their order, whenever it is called; batches are made beforehand."""
+    model, computed = prepared(model, precision)
     device = next(model.parameters()).device
     order = batching.evaluation_batches(np.array([len(row) for row in rows]), tokens)
     batches = [on(processor().collate([rows[i] for i in batch]), device) for batch in order]
 
     def run() -> Tensor:
-        with measuring(model, precision):
+        with measuring(model, computed):
             logits = torch.cat([model(**batch).logits.float() for batch in batches])
         found = torch.empty_like(logits)
         found[torch.from_numpy(np.concatenate(order)).to(device)] = logits
         return found
 
     return run
-
-
-def int8(model: UniterPreTrainedModel) -> UniterPreTrainedModel | None:
-    """The model for inference in 8 bits; None where the library offers none."""
-    return None
 
 
 def objective(name: str) -> Objective:
@@ -206,11 +208,11 @@ def train(job: Pretraining, folder: Path, updates: int, tokens: int, device: str
 
 
 def pair_scores(
-    model: Any, store: Store, folder: Path, texts: Sequence[tuple[int, ...]], names: Sequence[str], precision: Precision
+    model: Any, store: Store, folder: Path, texts: Sequence[tuple[int, ...]], names: Sequence[str], precision: str
 ) -> Callable[[], np.ndarray]:
     """(texts, images) scores of every text with every image, whenever it is called."""
-    task = Retrieval(folder, store, processor())
-    return lambda: task.score_matrix(model, list(texts), list(names), precision=precision)
+    task, (model, computed) = Retrieval(folder, store, processor()), prepared(model, precision)
+    return lambda: task.score_matrix(model, list(texts), list(names), TOKENS, precision=computed)
 
 
 def batches(lengths: np.ndarray, tokens: int) -> tuple[list[np.ndarray], bool]:
