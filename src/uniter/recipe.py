@@ -39,7 +39,8 @@ class Training(Settings):
     tokens: int = Field(
         5120,
         ge=1,
-        description="Budget of a micro-batch: examples times tokens of the longest (text and regions).",
+        description="Budget of a micro-batch: examples times tokens of the longest (text and regions); with batching: "
+        "packed the sum of their tokens.",
     )
     max_examples: int | None = Field(
         None, ge=1, description="Most examples in a micro-batch; null: the budget alone decides."
@@ -48,10 +49,12 @@ class Training(Settings):
     accumulation: Literal["mean", "sum"] = Field(
         "mean", description="What the micro-batches' losses come to in an update; sum: as published."
     )
-    batching: Literal["filled", "published", "examples"] = Field(
+    batching: Literal["filled", "packed", "published", "examples"] = Field(
         "filled",
-        description="filled: batches fill the budget; published: the published sampler, which sizes batches by the "
-        "longest example of their window and so fills about 40% of it; examples: max_examples a batch, not sorted.",
+        description="filled: batches of like length fill the budget; packed: batches of any lengths, as they come, "
+        "filled by the sum of their tokens, for no padding is computed; published: the published sampler, which sizes "
+        "batches by the longest example of their window and so fills about 40% of it; examples: max_examples a batch, "
+        "not sorted.",
     )
     order: Literal["shuffled", "files"] = Field(
         "shuffled",

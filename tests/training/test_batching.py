@@ -83,6 +83,30 @@ def test_every_example_comes_once_and_every_batch_fits(lengths, tokens, window, 
     assert most is None or all(len(batch) <= most for batch in batches)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 40), max_size=300), st.integers(40, 400), st.none() | st.integers(1, 9))
+def test_packed_batches_are_the_order_cut_where_it_reaches_the_budget(lengths, tokens, most):
+    from uniter import draws
+
+    lengths = np.array(lengths, dtype=np.int64)
+    batches = training_batches(lengths, tokens, mode="packed", shuffled=False, max_examples=most)
+    assert [i for batch in batches for i in batch.tolist()] == list(range(len(lengths)))
+    assert all(lengths[batch].sum() <= tokens and len(batch) <= (most or 300) for batch in batches)
+    for batch, following in pairwise(batches):  # one more did not fit
+        assert lengths[batch].sum() + lengths[following[0]] > tokens or len(batch) == most
+    order = draws.permutation(3, "order", len(lengths), 2).tolist()
+    shuffled = training_batches(lengths, tokens, mode="packed", seed=3, epoch=2)
+    assert sorted(i for batch in shuffled for i in batch.tolist()) == list(range(len(lengths)))
+    places = [[order.index(i) for i in batch.tolist()] for batch in shuffled]
+    assert all(place == list(range(place[0], place[0] + len(place))) for place in places)
+
+
+@pytest.mark.parametrize(("tokens", "mode"), [(2048, "packed"), (32768, "packed"), (2048, "filled"), (10240, "filled")])
+def test_at_least_97_of_100_tokens_of_the_budget_are_real(tokens, mode):
+    lengths = vqa_like(100_000)
+    assert fill(training_batches(lengths, tokens, mode=mode), lengths, tokens) > 0.97
+
+
 def test_only_the_last_batch_of_an_epoch_is_small():
     lengths = np.full(1000, 10)
     sizes = sorted(len(batch) for batch in training_batches(lengths, 70, window=64))

@@ -34,13 +34,16 @@ def training_batches(
 
     Args:
         lengths: (examples,) tokens of each example.
-        tokens: budget: examples of a batch times the longest of them is at most this.
+        tokens: budget: examples of a batch times the longest of them is at most this; in mode "packed" the sum of their
+            tokens.
         seed: the run's seed.
         purpose: what is ordered, so that two streams differ.
         epoch: from 0.
         window: examples sorted together.
         max_examples: most examples in a batch; None: no bound.
-        mode: "filled", "published" or "examples".
+        mode: "filled", "published" or "examples"; or "packed": the examples as they come, cut where their tokens reach
+            the budget, for a model that computes no padding; its batches are as random as the order, every example
+            comes once.
         shuffled: False leaves the examples, and batches, in the files' order.
 
     Returns:
@@ -53,7 +56,7 @@ def training_batches(
     group = PUBLISHED_GROUP if mode == "published" else 1
     check_fits(lengths, tokens // group, tokens, group)
     order = draws.permutation(seed, purpose, len(lengths), epoch) if shuffled else np.arange(len(lengths))
-    cut = {"filled": _filled, "published": _published, "examples": _by_count}[mode]
+    cut = {"filled": _filled, "published": _published, "packed": _packed, "examples": _by_count}[mode]
     batches = cut(order, lengths, tokens, window, max_examples or UNBOUNDED)
     if not shuffled:
         return batches
@@ -125,6 +128,18 @@ def _filled(order: np.ndarray, lengths: np.ndarray, tokens: int, window: int, mo
             batches.append(bucket[at : at + size])
             at += size
         left = bucket[at:]
+    return batches
+
+
+def _packed(order: np.ndarray, lengths: np.ndarray, tokens: int, window: int, most: int) -> list[np.ndarray]:
+    batches: list[np.ndarray] = []
+    ends = np.cumsum(lengths[order])
+    at = 0
+    while at < len(order):
+        before = int(ends[at - 1]) if at else 0
+        size = min(most, int(np.searchsorted(ends, before + tokens, side="right")) - at)
+        batches.append(order[at : at + size])
+        at += size
     return batches
 
 

@@ -4,9 +4,7 @@ import math
 import signal
 import threading
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -19,6 +17,8 @@ from tqdm import tqdm
 
 from .. import draws
 from ..recipe import Training
+from .ahead import ahead
+from .ahead import to_device as _to_device
 from .folder import RunFolder
 from .job import Job
 from .optimizer import build_optimizer, learning_rate, set_learning_rate
@@ -286,43 +286,9 @@ def _stop(folder: RunFolder, micros: list[MicroBatch], losses: list[float], norm
 @contextmanager
 def _prepared(job: Job, planned: Iterable[MicroBatch], device: torch.device) -> Iterator[Iterator[Prepared]]:
     """The planned micro-batches with their tensors, which one thread makes ahead of their use."""
-    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prepare")
-
-    def prepare(micro: MicroBatch) -> dict[str, Any]:
-        batch = job.prepare(micro.stream, micro.indices, micro.epoch)
-        return _pinned(batch) if device.type == "cuda" else batch
-
-    def ready() -> Iterator[Prepared]:
-        waiting: deque[tuple[MicroBatch, Future]] = deque()
-        for micro in planned:
-            waiting.append((micro, pool.submit(prepare, micro)))
-            if len(waiting) > PREPARED_AHEAD:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        for first, future in waiting:
-            yield first, future.result()
-
-    try:
-        yield ready()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _pinned(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.pin_memory()
-    if isinstance(value, Mapping):
-        return {key: _pinned(inner) for key, inner in value.items()}
-    return [_pinned(inner) for inner in value] if isinstance(value, list | tuple) else value
-
-
-def _to_device(value: Any, device: torch.device) -> Any:
-    """Tensors in mappings and lists moved to the device; from pinned memory without waiting."""
-    if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
-    if isinstance(value, Mapping):
-        return {key: _to_device(inner, device) for key, inner in value.items()}
-    return [_to_device(inner, device) for inner in value] if isinstance(value, list | tuple) else value
+    prepare = lambda micro: job.prepare(micro.stream, micro.indices, micro.epoch)
+    with ahead(planned, prepare, device, PREPARED_AHEAD) as prepared:
+        yield prepared
 
 
 # Interrupts and the progress line ---------------------------------------------------------------------
