@@ -8,6 +8,7 @@ import torch
 
 import padded_reference
 from test_modeling import collate, rows, tiny
+from uniter.dropout import dropout
 from uniter.modeling_uniter import (
     UniterForAnswers,
     UniterForChoice,
@@ -205,3 +206,29 @@ def test_dropout_is_a_function_of_the_seed():
         said.append(model(**batch).pooled)
     assert torch.equal(said[0], said[1]) and not torch.equal(said[0], said[2])
     assert not np.allclose(said[0].detach(), model.eval()(**batch).pooled.detach())
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_dropout_drops_at_its_rate_and_keeps_the_mean(rate):
+    torch.manual_seed(0)
+    states = torch.ones(101, 999, requires_grad=True)
+    dropped = dropout(states, rate)
+    zero = dropped == 0
+    assert zero.float().mean().item() == pytest.approx(rate, abs=0.005)
+    assert zero.float().mean(1).std().item() == pytest.approx((rate * (1 - rate) / 999) ** 0.5, rel=0.3)  # independent
+    assert dropped.mean().item() == pytest.approx(1, abs=0.01) and len(dropped[~zero].unique()) == 1
+    dropped.sum().backward()
+    assert torch.equal(states.grad, dropped.detach())  # of ones
+    assert torch.equal(dropout(states, 0.0), states) and not dropout(states, 1.0).any()
+
+
+def test_bfloat16_training_keeps_bfloat16_states():
+    model, batch = made(UniterModel).train(), packed_batch()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = model(**batch)
+    assert out.text.dtype == torch.bfloat16
+    out.pooled.float().sum().backward()
+    assert {p.grad.dtype for p in model.parameters() if p.grad is not None} == {torch.float32}
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        rounded = model.eval()(**batch).pooled
+    torch.testing.assert_close(rounded.float(), model(**batch).pooled.detach(), atol=0.1, rtol=0)

@@ -28,6 +28,7 @@ from transformers.utils import ModelOutput
 from transformers.utils import logging as shell_logging
 
 from uniter.configuration_uniter import UniterConfig, wrong_value
+from uniter.dropout import Dropout
 from uniter.packing import Packing, Reading, attend_packed, flat, weights_of_spans
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ class TextEmbeddings(nn.Module):
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.LayerNorm = layer_norm(config.hidden_size)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, input_ids: Tensor, types: Tensor, positions: Tensor) -> Tensor:
         """Pieces, their types and their places in the text, of one shape (...) -> (..., D)."""
@@ -76,7 +77,7 @@ class RegionEmbeddings(nn.Module):
         self.pos_linear = nn.Linear(7, config.hidden_size)
         self.mask_embedding = nn.Embedding(2, config.region_feature_size, padding_idx=0)  # row 0 is never used
         self.LayerNorm = layer_norm(config.hidden_size)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, regions: Tensor, locations: Tensor, type_embeddings: Tensor, masked: Tensor | None) -> Tensor:
         """(..., F) features, (..., 7) fractions, (..., D) embedded types, (...) which are masked -> (..., D)."""
@@ -100,7 +101,7 @@ class SelfAttention(nn.Module):
         self.query = nn.Linear(config.hidden_size, config.hidden_size)
         self.key = nn.Linear(config.hidden_size, config.hidden_size)
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
-        self.dropout = nn.Dropout(config.attention_probs_dropout_prob)  # only its rate is used
+        self.dropout = Dropout(config.attention_probs_dropout_prob)  # only its rate is used
 
     def forward(self, readers: Tensor, states: Tensor, reading: Reading) -> Tensor:
         """(Q, D) states that read and the (P, D) states of all tokens -> (Q, D)."""
@@ -119,7 +120,7 @@ class Residual(nn.Module):
         super().__init__()
         self.dense = nn.Linear(width, config.hidden_size)
         self.LayerNorm = layer_norm(config.hidden_size)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, states: Tensor, residual: Tensor) -> Tensor:
         """(Q, width) and (Q, D) -> (Q, D)."""
@@ -490,6 +491,8 @@ class UniterModel(UniterPreTrainedModel):
             blocks.append(self._embedded_regions(regions, locations, region_mask, region_types, masked_regions))
         packing = Packing(None if input_ids is None else text_mask, None if regions is None else region_mask)
         states = packing.joined(blocks)
+        if torch.is_autocast_enabled(states.device.type):  # or the residual stream would stay in float32
+            states = states.to(torch.get_autocast_dtype(states.device.type))
 
         keep = output_hidden_states or output_attentions
         last = packing.everyone
@@ -733,7 +736,7 @@ class AttentionPool(nn.Module):
     def __init__(self, config: UniterConfig):
         super().__init__()
         self.fc = nn.Sequential(nn.Linear(config.hidden_size, 1), nn.ReLU())
-        self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
+        self.dropout = Dropout(config.attention_probs_dropout_prob)
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
         """(B, L, D) and a (B, L) mask, True = real -> (B, D)."""
@@ -757,7 +760,7 @@ class UniterForPairs(UniterPreTrainedModel):
             heads = config.num_attention_heads
             self.attn1 = nn.MultiheadAttention(hidden, heads, dropout, batch_first=True)
             self.attn2 = nn.MultiheadAttention(hidden, heads, dropout, batch_first=True)
-            self.fc = nn.Sequential(nn.Linear(2 * hidden, hidden), nn.ReLU(), nn.Dropout(config.hidden_dropout_prob))
+            self.fc = nn.Sequential(nn.Linear(2 * hidden, hidden), nn.ReLU(), Dropout(config.hidden_dropout_prob))
             self.attn_pool = AttentionPool(config)
         self.nlvr2_output = nn.Linear(hidden if config.pair_form == "triplet" else 2 * hidden, 2)
         self.post_init()

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from uniter.dropout import dropout as drop
+
 FLAT = ("regions", "locations", "class_probs")  # keys of a batch with a row for each real region, all images together
 
 
@@ -264,7 +266,7 @@ def _attend_span(span: Span, query: Tensor, key: Tensor, value: Tensor, dropout:
     query, key, value = (part.unflatten(0, (span.sequences, -1)).transpose(1, 2) for part in (query, key, value))
     if torch.is_grad_enabled() and query.requires_grad:
         weights = attention_weights(query, key).to(value.dtype)
-        found = F.dropout(weights, dropout) @ value
+        found = drop(weights, dropout) @ value
     else:
         found = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
     return found.transpose(1, 2).flatten(0, 1)
