@@ -44,7 +44,7 @@ class Training(Settings):
     max_examples: int | None = Field(
         None, ge=1, description="Most examples in a micro-batch; null: the budget alone decides."
     )
-    accumulate: int = Field(1, ge=1, description="Micro-batches per update.")
+    accumulate: int = Field(1, ge=1, description="Micro-batches per update, over all processes together.")
     accumulation: Literal["mean", "sum"] = Field(
         "mean", description="What the micro-batches' losses come to in an update; sum: as published."
     )
@@ -94,6 +94,11 @@ class Training(Settings):
         "float32",
         description="bfloat16: autocast; weights stay float32. auto: bfloat16 where the hardware has matrix units "
         "for it (CUDA, CPUs with AMX), float32 elsewhere.",
+    )
+    engine: Literal["ddp", "fsdp"] = Field(
+        "ddp",
+        description="How the processes that torchrun started share the work; ddp: each has the whole model; fsdp: each "
+        "has a part of it and of the optimiser's state (FSDP2). They compute the same.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one.")
     threads: int | None = Field(None, ge=1, description="Threads of PyTorch on the CPU; null: PyTorch's choice.")

@@ -39,14 +39,10 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path, config: Mapping[str, Any] | str, resume: bool = True) -> None:
-        self.path = Path(path)
-        self.checkpoints, self.best, self.last = self.path / "checkpoints", self.path / "best", self.path / "last"
-        self._metrics, self._config = self.path / "metrics.jsonl", self.path / "config.yaml"
+        self._name_places(Path(path))
         text = (
             config if isinstance(config, str) else yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
         )
-        self._file: Any = None
-        self._lock = FileLock(self.path / ".lock")
         try:
             if self._config.is_file():  # before anything in it is touched
                 self._take_lock()
@@ -55,6 +51,22 @@ class RunFolder:
         except ValueError:
             self._lock.release(force=True)
             raise
+
+    @classmethod
+    def elsewhere(cls, path: str | Path) -> "RunFolder":
+        """The folder as a process sees it that is not the first of its run: nothing is written."""
+        folder = cls.__new__(cls)
+        folder._name_places(Path(path))
+        folder.writes = False
+        return folder
+
+    def _name_places(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints, self.best, self.last = path / "checkpoints", path / "best", path / "last"
+        self._metrics, self._config = path / "metrics.jsonl", path / "config.yaml"
+        self._file: Any = None
+        self._lock = FileLock(path / ".lock")
+        self.writes = True
 
     def _take_lock(self) -> None:
         try:
@@ -84,6 +96,8 @@ class RunFolder:
 
     def log_environment(self) -> None:
         """Add to env.json what this session runs with; a resumed run has several entries."""
+        if not self.writes:
+            return
         path = self.path / "env.json"
         sessions = []
         if path.is_file():
@@ -99,10 +113,14 @@ class RunFolder:
 
     def finish(self, result: dict[str, Any]) -> None:
         """Mark the run as finished."""
+        if not self.writes:
+            return
         write_json(self.path / "result.json", result, indent=1)
 
     def cut_log(self, step: int) -> None:
         """Drop the log's lines after `step`: those updates will be done again."""
+        if not self.writes:
+            return
         self._close_log()
         if self._metrics.is_file():
             kept = [json.dumps(line) + "\n" for line in self.log() if line["step"] <= step]
@@ -110,6 +128,8 @@ class RunFolder:
 
     def write_log(self, line: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
+        if not self.writes:
+            return
         if self._file is None:
             self._file = self._metrics.open("a", encoding="utf-8")
         self._file.write(json.dumps(line) + "\n")
@@ -126,12 +146,15 @@ class RunFolder:
 
     def plot(self) -> None:
         """Draw plots/*.png from the log."""
+        if not self.writes:
+            return
         draw_plots(self.log(), self.path / "plots")
 
     def write_incident(self, incident: dict[str, Any]) -> Path:
         """Write what went wrong to incident.json."""
         path = self.path / "incident.json"
-        write_json(path, incident, indent=1)
+        if self.writes:
+            write_json(path, incident, indent=1)
         return path
 
     def close(self) -> None:
