@@ -253,11 +253,16 @@ def _train(kind: str, recipe: str, overrides: list[str] | None, out: Path, quiet
     if loaded.kind != kind:
         raise ValueError(f"{recipe} is a recipe for `uniter {loaded.kind}`, not for `uniter {kind}`")
     result = run(loaded, out, progress=not quiet)
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
     best = "" if result.best is None else f", best {result.best:.2f} at step {result.best_step}"
     if not result.finished:
-        print(f"{out}: interrupted after {result.steps} steps; run the same command again to go on", file=sys.stderr)
+        if first:
+            print(
+                f"{out}: interrupted after {result.steps} steps; run the same command again to go on", file=sys.stderr
+            )
         raise typer.Exit(130)
-    print(f"{out}: finished after {result.steps} steps{best}; model in {result.model}")
+    if first:
+        print(f"{out}: finished after {result.steps} steps{best}; model in {result.model}")
 
 
 @app.command()

@@ -66,6 +66,10 @@ class FineTuning:
         """The task's loss."""
         return self.task.step(self.model, batch), {}
 
+    def count(self, stream: str, batch: Batch) -> int | None:
+        """How many targets the loss is the mean of; None: it is a sum."""
+        return self.task.count(batch)
+
     def validate(self) -> dict[str, float]:
         """The task's numbers on the validation examples."""
         if not self.validation:
