@@ -245,14 +245,24 @@ def bench_scenes(
     print(text)
 
 
-def _train(kind: str, recipe: str, overrides: list[str] | None, out: Path, quiet: bool) -> None:
+MaxMemory = Annotated[
+    str | None,
+    typer.Option(
+        "--max-memory", help="As 16GB: cut micro-batches into parts so that training fits; the result stays the same."
+    ),
+]
+
+
+def _train(kind: str, recipe: str, overrides: list[str] | None, out: Path, quiet: bool, max_memory: str | None) -> None:
     from uniter.recipe import load_recipe
     from uniter.run import run
+    from uniter.training.memory import size_of
 
     loaded = load_recipe(recipe, overrides or [])
     if loaded.kind != kind:
         raise ValueError(f"{recipe} is a recipe for `uniter {loaded.kind}`, not for `uniter {kind}`")
-    result = run(loaded, out, progress=not quiet)
+    limit = None if max_memory is None else size_of(max_memory)
+    result = run(loaded, out, progress=not quiet, max_memory=limit)
     first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
     best = "" if result.best is None else f", best {result.best:.2f} at step {result.best_step}"
     if not result.finished:
@@ -270,10 +280,11 @@ def pretrain(
     recipe: Annotated[str, typer.Argument(help="Recipe: a YAML file or the name of a shipped one.")],
     out: Out,
     overrides: Overrides = None,
+    max_memory: MaxMemory = None,
     quiet: Quiet = False,
 ) -> None:
     """Pre-train a model on captioned pictures."""
-    _train("pretrain", recipe, overrides, out, quiet)
+    _train("pretrain", recipe, overrides, out, quiet, max_memory)
 
 
 @app.command()
@@ -281,10 +292,11 @@ def finetune(
     recipe: Annotated[str, typer.Argument(help="Recipe: a YAML file or the name of a shipped one.")],
     out: Out,
     overrides: Overrides = None,
+    max_memory: MaxMemory = None,
     quiet: Quiet = False,
 ) -> None:
     """Fine-tune a model on a task."""
-    _train("finetune", recipe, overrides, out, quiet)
+    _train("finetune", recipe, overrides, out, quiet, max_memory)
 
 
 Task = Annotated[

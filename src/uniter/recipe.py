@@ -100,6 +100,14 @@ class Training(Settings):
         description="How the processes that torchrun started share the work; ddp: each has the whole model; fsdp: each "
         "has a part of it and of the optimiser's state (FSDP2). They compute the same.",
     )
+    activation_checkpointing: bool = Field(
+        False,
+        description="Compute each layer again in the backward pass instead of keeping it: less memory, a third slower.",
+    )
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="Decay of a running mean of the weights, which is then what is measured and saved; null: none.",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one.")
     threads: int | None = Field(None, ge=1, description="Threads of PyTorch on the CPU; null: PyTorch's choice.")
     validate_every: int = Field(500, ge=1, description="Updates between validations; there is always one at the end.")

@@ -26,7 +26,9 @@ from uniter.training.loop import Result, train
 M = TypeVar("M", bound=UniterPreTrainedModel)
 
 
-def run(recipe: Recipe, out: str | Path, progress: bool = True, resume: bool = True) -> Result:
+def run(
+    recipe: Recipe, out: str | Path, progress: bool = True, resume: bool = True, max_memory: int | None = None
+) -> Result:
     """Train what a recipe describes, from where its folder stands.
 
     Args:
@@ -34,13 +36,14 @@ def run(recipe: Recipe, out: str | Path, progress: bool = True, resume: bool = T
         out: folder of the run; a run with the same settings is resumed, anything else is refused.
         progress: show a progress line.
         resume: False refuses a folder that holds a run.
+        max_memory: bytes that training may take; see `uniter.training.loop.train`.
 
     Raises:
         ValueError: a file is missing or foreign, settings do not fit each other, or the folder holds something else.
     """
     recipe = with_parity(recipe, load(recipe.task).published if isinstance(recipe, FinetuneRecipe) else None)
     job = pretraining_job(recipe) if isinstance(recipe, PretrainRecipe) else finetuning_job(recipe)
-    return train(job, recipe.train, out, to_yaml(recipe), resume, progress)
+    return train(job, recipe.train, out, to_yaml(recipe), resume, progress, max_memory)
 
 
 def pretraining_job(recipe: PretrainRecipe) -> Pretraining:

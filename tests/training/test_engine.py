@@ -2,16 +2,18 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from rank_work import run
 from safetensors.torch import load_file
 
-from rank_work import run
 from test_pretraining import recipe_of
 from test_run import finetune_recipe
 from uniter.modeling_uniter import UniterForPreTraining
@@ -58,11 +60,15 @@ def save_recipe(folder, name, recipe):
 
 CASES = {
     # with dropout: a process has whole micro-batches
-    "whole": ("pretrain", ["train.accumulate=2", "train.steps=50", "validation=[]"]),
+    "whole": ("pretrain", ["train.accumulate=2", "train.steps=10", "validation=[]"]),
     # cut into parts by examples
-    "cut": ("pretrain", [STILL, "train.steps=50", "validation=[]"]),
-    "sharded": ("pretrain", [STILL, "train.engine=fsdp", "train.steps=12", "validation=[]", *LARGE]),
-    "bfloat16": ("pretrain", [STILL, "train.precision=bfloat16", "validation=[]", "train.steps=10"]),
+    "cut": ("pretrain", [STILL, "train.steps=10", "validation=[]"]),
+    "sharded": ("pretrain", [STILL, "train.engine=fsdp", "train.steps=2", "validation=[]", *LARGE]),
+    "mean": (
+        "pretrain",
+        [STILL, "train.engine=fsdp", "train.ema=0.9", "train.activation_checkpointing=true", "train.steps=6"],
+    ),
+    "bfloat16": ("pretrain", [STILL, "train.precision=bfloat16", "validation=[]", "train.steps=3"]),
     "vqa": ("finetune", [STILL, "train.engine=fsdp"]),
     "retrieval": (
         "finetune",
@@ -108,16 +114,29 @@ def two(recipes, tmp_path_factory):
 def test_two_processes_have_the_loss_curve_of_one(name, two, recipes, tmp_path):
     kind, settings = CASES[name]
     run(recipes[kind], str(tmp_path / "one"), settings)
-    one, both = log(tmp_path / "one"), log(two / name)
+    assert_same(tmp_path / "one", two / name, rough=name == "bfloat16")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [["train.accumulate=2"], [STILL], [STILL, "train.engine=fsdp"]])
+def test_fifty_updates_of_two_processes_have_the_loss_curve_of_one(settings, recipes, tmp_path):
+    settings = [*settings, "train.steps=50", "validation=[]"]
+    together(tmp_path, [{"recipe": recipes["pretrain"], "out": str(tmp_path / "two"), "overrides": settings}])
+    run(recipes["pretrain"], str(tmp_path / "one"), settings)
+    assert_same(tmp_path / "one", tmp_path / "two")
+
+
+def assert_same(one_folder, two_folder, rough=False):
+    """One log, and one model, to float tolerance."""
+    one, both = log(one_folder), log(two_folder)
     assert len(one) == len(both) and [set(line) for line in one] == [set(line) for line in both]
-    rough = name == "bfloat16"
     for alone, shared in zip(one, both):
         for key, value in alone.items():
             if isinstance(value, float):
                 np.testing.assert_allclose(shared[key], value, rtol=0.05 if rough else 2e-4, atol=1e-5, err_msg=key)
             elif key != "validation":
                 assert shared[key] == value
-    weights, others = (load_file(folder / "last" / "model.safetensors") for folder in (tmp_path / "one", two / name))
+    weights, others = (load_file(folder / "last" / "model.safetensors") for folder in (one_folder, two_folder))
     assert weights.keys() == others.keys()
     if not rough:
         for key in weights:
@@ -147,6 +166,28 @@ def test_one_process_goes_on_from_what_two_wrote(engine, two, recipes):
         for key, value in alone.items():
             if isinstance(value, float):
                 np.testing.assert_allclose(shared[key], value, rtol=2e-4, atol=1e-5, err_msg=key)
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_started_again_and_nothing_is_lost(recipes, tmp_path):
+    """As a user does it: torchrun with restarts, the command line, SIGKILL for one of two."""
+    settings = ["train.accumulate=2", "train.steps=60", "train.save_every=10", "train.validate_every=30"]
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root / "src")}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "2"]
+    command = ["-m", "uniter", "pretrain", recipes["pretrain"], "--out", str(tmp_path / "two"), *settings, "--quiet"]
+    port = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+    running = subprocess.Popen([*launch, *port, *command], env=environment, stdout=subprocess.PIPE, text=True)
+    while not (tmp_path / "two" / "checkpoints" / "step-00000020").exists():
+        assert running.poll() is None
+        time.sleep(0.02)
+    (session,) = json.loads((tmp_path / "two" / "env.json").read_text())
+    os.kill(session["process"], signal.SIGKILL)
+    said, _ = running.communicate(timeout=250)
+    assert running.returncode == 0 and said.count("finished after 60 steps") == 1  # the first process alone speaks
+    assert run(recipes["pretrain"], str(tmp_path / "one"), settings)
+    assert log(tmp_path / "one") == log(tmp_path / "two")  # the sum of two gradients knows no order
+    assert len(json.loads((tmp_path / "two" / "env.json").read_text())) == 2
 
 
 @pytest.mark.parametrize(("accumulate", "parts", "world"), [(4, 1, 2), (3, 1, 2), (1, 2, 2), (2, 3, 4), (1, 5, 5)])

@@ -145,7 +145,7 @@ def test_what_cannot_be_written_is_said_at_the_next_turn(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.distributed.checkpoint.HuggingFaceStorageWriter.write_data", full)
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(10, training_tensors(model, optimizer), {})
-    with pytest.raises(OSError, match="step-00000010 could not be written.*No space left"):
+    with pytest.raises(OSError, match=r"step-00000010 could not be written.*No space left"):
         checkpoints.wait()
     monkeypatch.undo()
     assert load(tmp_path, model, optimizer)["step"] == 5

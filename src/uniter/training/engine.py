@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 
 from ..recipe import Training
 from .job import Divisible, Job
@@ -33,7 +35,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of the run.
+    """One process among those of the run.
 
     Args:
         rank: its number, from 0; the first writes the folder.
@@ -202,19 +204,21 @@ class Engine:
                 f"its loss is a mean of; set train.accumulate to {ranks.world}, or give it one"
             )
         step = _Step(job)
-        self.ddp = self.fsdp = None
+        self.ddp: DistributedDataParallel | None = None
+        self.fsdp: FSDPModule | None = None
         if not ranks.alone and training.engine == "ddp":
             # An objective leaves the others' heads unused, hence the search for unused parameters.
-            self.ddp = DistributedDataParallel(step, find_unused_parameters=True, broadcast_buffers=False)
+            self.ddp = DistributedDataParallel(step, find_unused_parameters=True)
         elif not ranks.alone:
             mesh = dist.init_device_mesh(device.type, (ranks.world,))
             for block in blocks(job.model):
                 fully_shard(block, mesh=mesh)
             self.fsdp = fully_shard(step, mesh=mesh)
         self._step = self.ddp or step
+        self._sharded = [module for module in step.modules() if isinstance(module, FSDPModule)]
 
     def divide(self, planned: Iterable[MicroBatch]) -> Iterator[Piece]:
-        """This process's pieces of the planned micro-batches."""
+        """What this process does of the planned micro-batches."""
         return divide(planned, self.accumulate, self.parts, self.ranks)
 
     def loss(self, stream: str, batch: dict[str, Any]) -> tuple[Tensor, Mapping[str, Any]]:
@@ -259,17 +263,13 @@ class Engine:
     @contextmanager
     def measuring(self) -> Iterator[None]:
         """Around a validation, which each process does in full: FSDP2's parameters are gathered for it."""
-        if self.fsdp is None:
-            yield
-            return
-        sharded = [module for module in self.fsdp.modules() if isinstance(module, FSDPModule)]
-        for module in sharded:
+        for module in self._sharded:
             module.unshard()
             module.set_reshard_after_forward(False, recurse=False)
         try:
             yield
         finally:
-            for module in sharded:
+            for module in self._sharded:
                 module.set_reshard_after_forward(module is not self.fsdp, recurse=False)
                 module.reshard()
 
@@ -301,6 +301,29 @@ class Engine:
 def blocks(model: nn.Module) -> list[nn.Module]:
     """The layers of a model, as FSDP2 shards and activation checkpointing forgets them: the members of its lists."""
     return [block for part in model.modules() if isinstance(part, nn.ModuleList) for block in part]
+
+
+@contextmanager
+def forgetting(model: nn.Module, forgets: bool) -> Iterator[None]:
+    """Activation checkpointing: the blocks keep their inputs alone and are computed again in the backward pass.
+
+    Dropout draws the same the second time. The modules' names stay, so checkpoints do not tell the difference.
+    """
+    forgetful = blocks(model) if forgets else []
+    for block in forgetful:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    try:
+        yield
+    finally:
+        for block in forgetful:
+            del block.forward
+
+
+def rounds(precision: str, device: torch.device) -> bool:
+    """Whether to compute in bfloat16; on a CPU without tiles for it, bfloat16 is slower than float32."""
+    if precision == "auto":
+        return torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_amx_tile_supported()
+    return precision == "bfloat16"
 
 
 def full(tensor: Tensor) -> Tensor:

@@ -20,6 +20,8 @@ from ..files import write_json, write_text
 from ..recipe import read_yaml
 from .plots import draw_plots
 
+# Settings that a run may change when it goes on, since what it computes stays the same (but for the order of sums).
+FREE = ("train.engine", "train.activation_checkpointing", "train.threads", "train.keep", "train.save_every")
 PACKAGES = ("uniter", "torch", "transformers", "safetensors", "numpy", "pydantic")
 
 
@@ -184,6 +186,8 @@ def environment() -> dict[str, Any]:
         "git": _git("rev-parse", "HEAD"),
         "git_changed": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "command": sys.argv,
+        "process": os.getpid(),
+        "processes": int(os.environ.get("WORLD_SIZE") or 1),
     }
 
 
@@ -206,6 +210,8 @@ def _plain(value: Any) -> Any:
 
 def _difference(old: Any, new: Any, key: str = "") -> tuple[str, Any, Any] | None:
     """The first dotted key in which two settings differ, with both values."""
+    if key in FREE:
+        return None
     if isinstance(old, dict) and isinstance(new, dict):
         for name in [*old, *(n for n in new if n not in old)]:
             found = _difference(old.get(name), new.get(name), f"{key}.{name}" if key else str(name))

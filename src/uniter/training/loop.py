@@ -19,9 +19,11 @@ from tqdm import tqdm
 
 from .. import draws
 from ..recipe import Training
-from .engine import Engine, Piece, Ranks, full, joined_ranks
+from .average import Average
+from .engine import Engine, Piece, Ranks, forgetting, full, joined_ranks, rounds
 from .folder import RunFolder
 from .job import Job
+from .memory import parts_that_fit
 from .optimizer import build_optimizer, learning_rate, set_learning_rate
 from .order import MicroBatch, Stream, plan
 from .saving import Checkpoints, training_tensors, write_folder
@@ -75,6 +77,7 @@ def train(
     config: Mapping[str, Any] | str | None = None,
     resume: bool = True,
     progress: bool = True,
+    max_memory: int | None = None,
 ) -> Result:
     """Train a job to the end, from where its folder says it stands.
 
@@ -92,6 +95,8 @@ def train(
         config: settings of the whole run, written to config.yaml and compared on resuming; None: `training` alone.
         resume: False refuses a folder that holds a run.
         progress: whether to show a progress line.
+        max_memory: bytes; micro-batches are cut into parts so that training takes about so many at most
+            (`uniter.training.memory`). The result is the same but for the order of sums, and for what dropout draws.
 
     Raises:
         ValueError: the folder holds something else or a run with other settings; an example exceeds the token budget;
@@ -104,19 +109,23 @@ def train(
         with closing(opened or RunFolder.elsewhere(out)) as folder:
             if result := ranks.told(folder.result):
                 return Result(**result, folder=folder.path)
-            return _train(job, training, folder, ranks, progress and ranks.is_first)
+            return _train(job, training, folder, ranks, progress and ranks.is_first, max_memory)
 
 
-def _train(job: Job, training: Training, folder: RunFolder, ranks: Ranks, progress: bool) -> Result:
+def _train(
+    job: Job, training: Training, folder: RunFolder, ranks: Ranks, progress: bool, max_memory: int | None
+) -> Result:
     """Train in a folder that is ours."""
     folder.log_environment()
     device = _set_up(job.model, training, ranks)
-    engine = Engine(job, training, ranks, device)
-    optimizer = build_optimizer(job.model, training)
     streams = {name: Stream(name, job.lengths(name), training) for name, weight in job.mixture.items() if weight}
+    parts = _parts(job, training, streams, ranks, device, max_memory)
+    engine = Engine(job, training, ranks, device, parts)
+    optimizer = build_optimizer(job.model, training)
+    average = Average(job.model, training.ema)
     state = Progress()
     with closing(Checkpoints(folder.checkpoints, ranks, training.keep, lambda: state.best_step)) as checkpoints:
-        tensors = training_tensors(job.model, optimizer)
+        tensors = {**training_tensors(job.model, optimizer), **average.tensors()}
         if saved := checkpoints.load(tensors):
             state = Progress(**saved["progress"])
         folder.cut_log(state.step)
@@ -126,27 +135,47 @@ def _train(job: Job, training: Training, folder: RunFolder, ranks: Ranks, progre
             _interruptible() as interrupted,
             _prepared(job, planned, device) as prepared,
             _line(state, training, progress) as line,
+            forgetting(job.model, training.activation_checkpointing),
         ):
             job.model.train()
             while not stopping:
                 began = time.perf_counter()
                 numbers, stopping = _update(job, engine, optimizer, training, folder, prepared, streams, interrupted)
                 state.step += 1
+                average.update(state.step)
                 folder.write_log({**numbers, "seconds": round(time.perf_counter() - began, 4)})
                 line.show(numbers)
                 if state.step % training.validate_every == 0 or state.step == training.steps:
-                    _validate(job, engine, state, folder)
+                    with average.used():
+                        _validate(job, engine, state, folder)
                 done = _is_done(state, training)
                 stopping = stopping or done or (ranks.alone and interrupted.is_set())
                 if stopping or state.step % training.save_every == 0:
                     checkpoints.save(state.step, tensors, {"progress": asdict(state)})
     result = {"steps": state.step, "best": state.best, "best_step": state.best_step, "history": state.history}
     if done:
-        _save(job, engine, folder.last)
+        with average.used():
+            _save(job, engine, folder.last)
         folder.plot()
         folder.finish(result)
     ranks.wait()
     return Result(**result, folder=folder.path, finished=done)
+
+
+def _parts(
+    job: Job,
+    training: Training,
+    streams: Mapping[str, Stream],
+    ranks: Ranks,
+    device: torch.device,
+    max_memory: int | None,
+) -> int:
+    """Into how many parts micro-batches are cut for want of memory; the same in all processes."""
+    if max_memory is None:
+        return 1
+    lengths = {name: stream.lengths for name, stream in streams.items()}
+    to_device = lambda batch: _to_device(batch, device)
+    return ranks.told(parts_that_fit(job, training, lengths, device, to_device, max_memory, ranks.world))
 
 
 def _update(
@@ -171,7 +200,7 @@ def _update(
         part = (piece.part,) if piece.parts > 1 else ()
         torch.manual_seed(draws.number(training.seed, "dropout", piece.update, piece.micro, *part))
         with engine.passing(last=number == engine.passes):
-            with torch.autocast(device.type, torch.bfloat16, enabled=_rounds(training.precision, device)):
+            with torch.autocast(device.type, torch.bfloat16, enabled=rounds(training.precision, device)):
                 loss, extra = engine.loss(piece.stream, _to_device(batch, device))
             loss = loss * share
             weight = engine.ranks.world  # over which the engines take the mean
@@ -255,13 +284,6 @@ def _set_up(model: nn.Module, training: Training, ranks: Ranks) -> torch.device:
         device = torch.device("cuda", ranks.local % torch.cuda.device_count())
     model.to(device)
     return device
-
-
-def _rounds(precision: str, device: torch.device) -> bool:
-    """Whether to compute in bfloat16; on a CPU without tiles for it, bfloat16 is slower than float32."""
-    if precision == "auto":
-        return torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_amx_tile_supported()
-    return precision == "bfloat16"
 
 
 def _clip(optimizer: torch.optim.Optimizer, clip: float | None) -> Tensor:
@@ -353,7 +375,7 @@ def _interruptible() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():  # only the main thread may listen
         yield event
         return
-    signals = (signal.SIGINT, signal.SIGTERM)
+    signals: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.getsignal(number) for number in signals}
 
     def hear(number: int, frame: Any) -> None:

@@ -50,7 +50,8 @@ class Checkpoints:
     ) -> None:
         self.folder, self.ranks, self.keep, self.kept = folder, ranks or Ranks(), keep, kept
         # Its own group: it speaks from a thread while the training speaks in another.
-        self._group = None if self.ranks.alone else dist.new_group(backend="gloo")
+        group: Any = None if self.ranks.alone else dist.new_group(backend="gloo")
+        self._group: dist.ProcessGroup | None = group
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
@@ -145,7 +146,7 @@ def training_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict
         if id(tensor) not in seen:
             seen.add(id(tensor))
             found[f"model/{name}"] = tensor.detach()
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     for parameter, state in optimizer.state.items():
         for moment, tensor in state.items():
             found[f"optimizer/{moment}/{names[parameter]}"] = tensor
