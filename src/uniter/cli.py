@@ -299,6 +299,24 @@ def finetune(
     _train("finetune", recipe, overrides, out, quiet, max_memory)
 
 
+@app.command()
+def runs(
+    folder: Annotated[Path, typer.Argument(help="Folder that runs were written into.")] = Path(),
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """List the runs below a folder: running, finished, stopped or failed, at which step, with which loss."""
+    from dataclasses import asdict
+
+    from uniter.training.runs import runs_below, table
+
+    found = runs_below(folder)
+    if as_json:
+        for run in found:
+            print(json.dumps({**asdict(run), "path": str(run.path)}))
+    else:
+        print(table(found) if found else f"{folder}: no runs")
+
+
 Task = Annotated[
     str,
     typer.Argument(help="Task by name (vqa, refcoco, retrieval, snli_ve, nlvr2, nlvr, vcr, own_...) or module path."),

@@ -110,6 +110,7 @@ class Training(Settings):
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one.")
     threads: int | None = Field(None, ge=1, description="Threads of PyTorch on the CPU; null: PyTorch's choice.")
+    tensorboard: bool = Field(False, description="Write the log for TensorBoard too, into the run's tensorboard/.")
     validate_every: int = Field(500, ge=1, description="Updates between validations; there is always one at the end.")
     save_every: int = Field(500, ge=1, description="Updates between checkpoints; there is always one at the end.")
     keep: int = Field(2, ge=1, description="Checkpoints kept; the best model has a folder of its own.")
@@ -135,6 +136,12 @@ class ModelSettings(Settings):
         None, alias="from", description="Folder of a saved model to start from, or `shipped`; null: a fresh model."
     )
     config: dict[str, Any] = Field(default_factory=dict, description="Numbers of UniterConfig to override, by name.")
+    lora: int | None = Field(
+        None,
+        ge=1,
+        description="Fine-tuning: train thin matrices of this rank beside each matrix of the encoder, and the head, "
+        "instead of all weights (LoRA); null: all weights.",
+    )
     new_word_head: bool = Field(
         False,
         description="In pre-training, where words are added (the people of VCR): draw the word head anew (published) "

@@ -18,10 +18,12 @@ from filelock import FileLock, Timeout
 
 from ..files import write_json, write_text
 from ..recipe import read_yaml
-from .plots import draw_plots
+from .plots import draw_plots, open_board, show_scalars
 
 # Settings that a run may change when it goes on, since what it computes stays the same (but for the order of sums).
-FREE = ("train.engine", "train.activation_checkpointing", "train.threads", "train.keep", "train.save_every")
+FREE = tuple(
+    f"train.{name}" for name in ("engine", "activation_checkpointing", "threads", "keep", "save_every", "tensorboard")
+)
 PACKAGES = ("uniter", "torch", "transformers", "safetensors", "numpy", "pydantic")
 
 
@@ -68,11 +70,13 @@ class RunFolder:
         self._metrics, self._config = path / "metrics.jsonl", path / "config.yaml"
         self._file: Any = None
         self._lock = FileLock(path / ".lock")
+        self._plot_next = 0.0
+        self._board: Any = None
         self.writes = True
 
     def _take_lock(self) -> None:
         try:
-            self._lock.acquire(timeout=0)
+            self._lock.acquire(timeout=0.2, poll_interval=0.05)  # `uniter runs` holds it for a moment to see
         except Timeout:
             raise ValueError(f"another process trains in {self.path}: wait for it, or choose another folder") from None
 
@@ -100,6 +104,7 @@ class RunFolder:
         """Add to env.json what this session runs with; a resumed run has several entries."""
         if not self.writes:
             return
+        (self.path / "failed.json").unlink(missing_ok=True)
         path = self.path / "env.json"
         sessions = []
         if path.is_file():
@@ -136,6 +141,8 @@ class RunFolder:
             self._file = self._metrics.open("a", encoding="utf-8")
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
+        if self._board is not None:
+            show_scalars(self._board, line)
 
     def log(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; one torn by a crash is left out."""
@@ -152,6 +159,30 @@ class RunFolder:
             return
         draw_plots(self.log(), self.path / "plots")
 
+    def refresh(self) -> None:
+        """Draw the plots anew, if they are a minute old and drawing them takes no more than a fiftieth of the time."""
+        if self.writes and time.monotonic() >= self._plot_next:
+            began = time.monotonic()
+            if self._plot_next:  # not at the first update
+                self.plot()
+            self._plot_next = time.monotonic() + max(60.0, 50 * (time.monotonic() - began))
+
+    def show_on_board(self, step: int) -> None:
+        """Write what is logged for TensorBoard too, into tensorboard/, from after `step` on.
+
+        Raises:
+            ValueError: TensorBoard is not installed.
+        """
+        if self.writes:
+            self._board = open_board(self.path / "tensorboard", step)
+
+    def write_failure(self, error: BaseException) -> None:
+        """Write down what ended this session."""
+        if self.writes:
+            with contextlib.suppress(OSError):  # the disk may be what failed
+                text = f"{type(error).__name__}: {error}".splitlines()[0]
+                write_json(self.path / "failed.json", {"error": text, "process": os.getpid()}, indent=1)
+
     def write_incident(self, incident: dict[str, Any]) -> Path:
         """Write what went wrong to incident.json."""
         path = self.path / "incident.json"
@@ -161,6 +192,8 @@ class RunFolder:
 
     def close(self) -> None:
         """Close the log and let others have the folder."""
+        if self._board is not None:
+            self._board.close()
         self._close_log()
         self._lock.release(force=True)
 

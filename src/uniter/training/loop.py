@@ -109,7 +109,11 @@ def train(
         with closing(opened or RunFolder.elsewhere(out)) as folder:
             if result := ranks.told(folder.result):
                 return Result(**result, folder=folder.path)
-            return _train(job, training, folder, ranks, progress and ranks.is_first, max_memory)
+            try:
+                return _train(job, training, folder, ranks, progress and ranks.is_first, max_memory)
+            except Exception as error:
+                folder.write_failure(error)
+                raise
 
 
 def _train(
@@ -129,6 +133,8 @@ def _train(
         if saved := checkpoints.load(tensors):
             state = Progress(**saved["progress"])
         folder.cut_log(state.step)
+        if training.tensorboard:
+            folder.show_on_board(state.step)
         planned = engine.divide(plan(streams, job.mixture, training, state.step + 1))
         done = stopping = _is_done(state, training)
         with (
@@ -145,6 +151,7 @@ def _train(
                 average.update(state.step)
                 folder.write_log({**numbers, "seconds": round(time.perf_counter() - began, 4)})
                 line.show(numbers)
+                folder.refresh()
                 if state.step % training.validate_every == 0 or state.step == training.steps:
                     with average.used():
                         _validate(job, engine, state, folder)
@@ -253,7 +260,7 @@ def _validate(job: Job, engine: Engine, state: Progress, folder: RunFolder) -> N
     if math.isfinite(value) and (state.best is None or value > state.best):
         _save(job, engine, folder.best)
         state.best, state.best_step, state.since_best = value, state.step, 0
-    folder.write_log({"step": state.step, "validation": numbers})
+    folder.write_log({"step": state.step, "validation": numbers, "best": state.best})
     folder.plot()
 
 
@@ -392,15 +399,22 @@ def _interruptible() -> Iterator[threading.Event]:
 
 
 class _ProgressLine:
+    """Step and time to go (the bar's own), each objective's running loss, examples a second, how full batches are."""
+
     def __init__(self, bar: tqdm) -> None:
-        self.bar, self.loss, self.examples, self.began = bar, None, 0, time.perf_counter()
+        self.bar, self.examples, self.began = bar, 0, time.perf_counter()
+        self.losses: dict[str, float] = {}
+        self.fill: float | None = None
 
     def show(self, numbers: Mapping[str, Any]) -> None:
-        loss = numbers["loss"]
-        self.loss = loss if self.loss is None else 0.95 * self.loss + 0.05 * loss
+        mean = lambda old, new: new if old is None else 0.95 * old + 0.05 * new
+        name = numbers["stream"].partition("/")[0]
+        self.losses[name] = mean(self.losses.get(name), numbers["loss"])
+        self.fill = mean(self.fill, numbers["fill"])
         self.examples += numbers["examples"]
         rate = self.examples / max(1e-9, time.perf_counter() - self.began)
-        self.bar.set_postfix_str(f"loss {self.loss:.4g}, {rate:.0f} examples/s", refresh=False)
+        losses = ", ".join(f"{name} {self.losses[name]:.3g}" for name in sorted(self.losses))
+        self.bar.set_postfix_str(f"loss {losses}; {rate:.0f} examples/s, {self.fill:.0%} filled", refresh=False)
         self.bar.update()
 
 
