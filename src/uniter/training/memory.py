@@ -116,15 +116,20 @@ def measured(
     world: int = 1,
 ) -> Need:
     """What training takes; arguments as in `parts_that_fit`."""
-    token = 0.0
+    token = constant = 0.0
     for stream, all_lengths in lengths.items():
         order = np.argsort(all_lengths, kind="stable")
-        middle = len(order) // 2
-        for chosen in (order[-PROBED:], order[middle : middle + PROBED], order[:PROBED]):
-            kept = _kept(job, training, stream, chosen, device, to_device)
-            token = max(token, kept / float(all_lengths[chosen].sum()))
+        for first in (len(order) - PROBED, len(order) // 2, 0):
+            few = order[max(0, first) : first + PROBED]
+            sizes = []
+            for chosen in (few, np.tile(few, 2)):  # weights that autocast rounds are kept once, however many examples
+                kept = _kept(job, training, stream, chosen, device, to_device)
+                sizes.append((kept, int(all_lengths[chosen].sum())))
+            (one, tokens), (two, twice) = sizes
+            slope = max(0.0, (two - one) / (twice - tokens))
+            token, constant = max(token, slope), max(constant, one - slope * tokens)
     longest = max(int(of_stream.max()) for of_stream in lengths.values())
-    return Need(_fixed(job.model, training, device, world), token, longest)
+    return Need(_fixed(job.model, training, device, world) + int(constant), token, longest)
 
 
 def _fixed(model: nn.Module, training: Training, device: torch.device, world: int) -> int:
