@@ -245,19 +245,34 @@ def bench_scenes(
     print(text)
 
 
-def _train(kind: str, recipe: str, overrides: list[str] | None, out: Path, quiet: bool) -> None:
+MaxMemory = Annotated[
+    str | None,
+    typer.Option(
+        "--max-memory", help="As 16GB: cut micro-batches into parts so that training fits; the result stays the same."
+    ),
+]
+
+
+def _train(kind: str, recipe: str, overrides: list[str] | None, out: Path, quiet: bool, max_memory: str | None) -> None:
     from uniter.recipe import load_recipe
     from uniter.run import run
+    from uniter.training.memory import size_of
 
     loaded = load_recipe(recipe, overrides or [])
     if loaded.kind != kind:
         raise ValueError(f"{recipe} is a recipe for `uniter {loaded.kind}`, not for `uniter {kind}`")
-    result = run(loaded, out, progress=not quiet)
+    limit = None if max_memory is None else size_of(max_memory)
+    result = run(loaded, out, progress=not quiet, max_memory=limit)
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
     best = "" if result.best is None else f", best {result.best:.2f} at step {result.best_step}"
     if not result.finished:
-        print(f"{out}: interrupted after {result.steps} steps; run the same command again to go on", file=sys.stderr)
+        if first:
+            print(
+                f"{out}: interrupted after {result.steps} steps; run the same command again to go on", file=sys.stderr
+            )
         raise typer.Exit(130)
-    print(f"{out}: finished after {result.steps} steps{best}; model in {result.model}")
+    if first:
+        print(f"{out}: finished after {result.steps} steps{best}; model in {result.model}")
 
 
 @app.command()
@@ -265,10 +280,11 @@ def pretrain(
     recipe: Annotated[str, typer.Argument(help="Recipe: a YAML file or the name of a shipped one.")],
     out: Out,
     overrides: Overrides = None,
+    max_memory: MaxMemory = None,
     quiet: Quiet = False,
 ) -> None:
     """Pre-train a model on captioned pictures."""
-    _train("pretrain", recipe, overrides, out, quiet)
+    _train("pretrain", recipe, overrides, out, quiet, max_memory)
 
 
 @app.command()
@@ -276,10 +292,29 @@ def finetune(
     recipe: Annotated[str, typer.Argument(help="Recipe: a YAML file or the name of a shipped one.")],
     out: Out,
     overrides: Overrides = None,
+    max_memory: MaxMemory = None,
     quiet: Quiet = False,
 ) -> None:
     """Fine-tune a model on a task."""
-    _train("finetune", recipe, overrides, out, quiet)
+    _train("finetune", recipe, overrides, out, quiet, max_memory)
+
+
+@app.command()
+def runs(
+    folder: Annotated[Path, typer.Argument(help="Folder that runs were written into.")] = Path(),
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """List the runs below a folder: running, finished, stopped or failed, at which step, with which loss."""
+    from dataclasses import asdict
+
+    from uniter.training.runs import runs_below, table
+
+    found = runs_below(folder)
+    if as_json:
+        for run in found:
+            print(json.dumps({**asdict(run), "path": str(run.path)}))
+    else:
+        print(table(found) if found else f"{folder}: no runs")
 
 
 Task = Annotated[

@@ -83,6 +83,10 @@ class Objective:
         """The loss on a spoiled batch."""
         raise AssertionError("an objective has a loss of its own")
 
+    def targets(self, batch: Batch) -> int:
+        """How many targets of a spoiled batch the loss is the mean of."""
+        raise AssertionError("an objective knows its targets")
+
 
 # ---------------------------------------------------------------- masking
 
@@ -170,6 +174,10 @@ class MaskedWords(Objective):
         loss = F.cross_entropy(scores, labels)
         return Measured(loss, {"accuracy": (scores.argmax(1) == labels).float().mean()}, len(labels))
 
+    def targets(self, batch: Batch) -> int:
+        """Chosen words."""
+        return int((batch["labels"] >= 0).sum())
+
 
 class MaskedRegions(Objective):
     """What MRFR, MRC and MRC-kl share: which regions are hidden, and their states."""
@@ -194,6 +202,10 @@ class MaskedRegions(Objective):
         """(M, ...) float32: the hidden regions' own rows of "regions" or "class_probs"."""
         real = batch["region_mask"]
         return flat(batch[key], real)[batch["masked_regions"][real]].float()
+
+    def targets(self, batch: Batch) -> int:
+        """Hidden regions."""
+        return int(batch["masked_regions"].sum())
 
 
 class RegionFeatures(MaskedRegions):
@@ -317,6 +329,10 @@ class Matching(Objective):
             loss = loss + self.transport_weight * wra
             numbers["transport"] = wra.detach()
         return Measured(loss, numbers, len(labels))
+
+    def targets(self, batch: Batch) -> int:
+        """Pairs."""
+        return len(batch["labels"])
 
     def words(self, batch: Batch) -> Tensor:
         """(B, T) which text positions take part in the transport."""

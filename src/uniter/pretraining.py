@@ -432,6 +432,10 @@ class Pretraining:
         measured = self._parts(stream)[0].loss(self.model, batch)
         return measured.loss, measured.numbers
 
+    def count(self, stream: str, batch: dict[str, Tensor]) -> int:
+        """How many targets the loss is the mean of."""
+        return self._parts(stream)[0].targets(batch)
+
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """Each objective's numbers over the validation captions, with the same masks and swaps every time.

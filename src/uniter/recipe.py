@@ -45,7 +45,7 @@ class Training(Settings):
     max_examples: int | None = Field(
         None, ge=1, description="Most examples in a micro-batch; null: the budget alone decides."
     )
-    accumulate: int = Field(1, ge=1, description="Micro-batches per update.")
+    accumulate: int = Field(1, ge=1, description="Micro-batches per update, over all processes together.")
     accumulation: Literal["mean", "sum"] = Field(
         "mean", description="What the micro-batches' losses come to in an update; sum: as published."
     )
@@ -98,8 +98,22 @@ class Training(Settings):
         description="bfloat16: autocast; weights stay float32. auto: bfloat16 where the hardware has matrix units "
         "for it (CUDA, CPUs with AMX), float32 elsewhere.",
     )
+    engine: Literal["ddp", "fsdp"] = Field(
+        "ddp",
+        description="How the processes that torchrun started share the work; ddp: each has the whole model; fsdp: each "
+        "has a part of it and of the optimiser's state (FSDP2). They compute the same.",
+    )
+    activation_checkpointing: bool = Field(
+        False,
+        description="Compute each layer again in the backward pass instead of keeping it: less memory, a third slower.",
+    )
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="Decay of a running mean of the weights, which is then what is measured and saved; null: none.",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one.")
     threads: int | None = Field(None, ge=1, description="Threads of PyTorch on the CPU; null: PyTorch's choice.")
+    tensorboard: bool = Field(False, description="Write the log for TensorBoard too, into the run's tensorboard/.")
     validate_every: int = Field(500, ge=1, description="Updates between validations; there is always one at the end.")
     save_every: int = Field(500, ge=1, description="Updates between checkpoints; there is always one at the end.")
     keep: int = Field(2, ge=1, description="Checkpoints kept; the best model has a folder of its own.")
@@ -125,6 +139,12 @@ class ModelSettings(Settings):
         None, alias="from", description="Folder of a saved model to start from, or `shipped`; null: a fresh model."
     )
     config: dict[str, Any] = Field(default_factory=dict, description="Numbers of UniterConfig to override, by name.")
+    lora: int | None = Field(
+        None,
+        ge=1,
+        description="Fine-tuning: train thin matrices of this rank beside each matrix of the encoder, and the head, "
+        "instead of all weights (LoRA); null: all weights.",
+    )
     new_word_head: bool = Field(
         False,
         description="In pre-training, where words are added (the people of VCR): draw the word head anew (published) "

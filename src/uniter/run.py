@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from uniter import draws
+from uniter.adapters import add_lora
 from uniter.configuration_uniter import UniterConfig, wrong_value
 from uniter.growth import grow
 from uniter.inspection import Drawing, draw_examples
@@ -26,7 +27,9 @@ from uniter.training.loop import Result, train
 M = TypeVar("M", bound=UniterPreTrainedModel)
 
 
-def run(recipe: Recipe, out: str | Path, progress: bool = True, resume: bool = True) -> Result:
+def run(
+    recipe: Recipe, out: str | Path, progress: bool = True, resume: bool = True, max_memory: int | None = None
+) -> Result:
     """Train what a recipe describes, from where its folder stands.
 
     Args:
@@ -34,17 +37,20 @@ def run(recipe: Recipe, out: str | Path, progress: bool = True, resume: bool = T
         out: folder of the run; a run with the same settings is resumed, anything else is refused.
         progress: show a progress line.
         resume: False refuses a folder that holds a run.
+        max_memory: bytes that training may take; see `uniter.training.loop.train`.
 
     Raises:
         ValueError: a file is missing or foreign, settings do not fit each other, or the folder holds something else.
     """
     recipe = with_parity(recipe, load(recipe.task).published if isinstance(recipe, FinetuneRecipe) else None)
     job = pretraining_job(recipe) if isinstance(recipe, PretrainRecipe) else finetuning_job(recipe)
-    return train(job, recipe.train, out, to_yaml(recipe), resume, progress)
+    return train(job, recipe.train, out, to_yaml(recipe), resume, progress, max_memory)
 
 
 def pretraining_job(recipe: PretrainRecipe) -> Pretraining:
     """The job of a pre-training recipe."""
+    if recipe.model.lora:
+        raise ValueError("model.lora is for fine-tuning: leave it out")
     stories = any(source.kind == "vcr" for source in [*recipe.sources, *recipe.validation])
     processor = make_processor(recipe.model, recipe.vocabulary, recipe.max_text, VCR.max_text if stories else 60)
     if stories:
@@ -163,12 +169,20 @@ def finetuning_job(recipe: FinetuneRecipe) -> FineTuning:
     task = kind(recipe.data, store, processor, recipe.train.seed, **options)
     processor = task.processor or processor  # with the words that the task needs
     model = make_model(task.model, recipe.model, processor, store, recipe.train.seed, **task.config())
+    adapter = None
+    if recipe.model.lora:
+        base = weights_folder(recipe.model)
+        if base is None:
+            raise ValueError("model.lora trains beside weights that stay as they are: say which by model.from")
+        adapter = add_lora(model, recipe.model.lora, recipe.train.seed, base)
     measured = None
     if recipe.validation_regions is not None:
         others = open_regions(recipe.validation_regions)
         check_detector(model.config.detector, others.detector, "the model", others.path)
         measured = kind(recipe.data, others, processor, recipe.train.seed, **options)
-    return FineTuning(task, model, recipe.train_split, recipe.validation_split, most, measured=measured)
+    return FineTuning(
+        task, model, recipe.train_split, recipe.validation_split, most, measured=measured, adapter=adapter
+    )
 
 
 def evaluate(

@@ -3,12 +3,14 @@ import json
 import os
 import signal
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.distributed.checkpoint import HuggingFaceStorageWriter
 
 from uniter.recipe import Training
 from uniter.training import loop
@@ -156,14 +158,14 @@ def test_other_optimisers_resume_too(name, tmp_path):
     assert log(tmp_path / "one") == log(tmp_path / "two") and same_weights(job.model, reference.model)
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize("file", ["*.safetensors", "state.json"])
 def test_a_torn_checkpoint_falls_back_to_the_one_before(file, whole, tmp_path):
     _, folder, _ = whole
     job = ToyJob()
     job.die_at = 2 * 18
     with pytest.raises(ConnectionError):
         run(job, tmp_path / "run", settings(accumulate=2))
-    torn = tmp_path / "run" / "checkpoints" / "step-00000015" / file
+    (torn,) = (tmp_path / "run" / "checkpoints" / "step-00000015").glob(file)
     content = bytearray(torn.read_bytes())
     torn.write_bytes(content[: len(content) // 2])
     with pytest.warns(UserWarning, match="step-00000015 is damaged"):
@@ -274,6 +276,86 @@ def test_dropout_is_overridden(tmp_path):
     assert job.model.uniter[2].p == 0.7
 
 
+def test_the_mean_of_the_weights_is_saved_and_resumes_to_the_bit(whole, tmp_path):
+    plain, folder, _ = whole
+    training = settings(accumulate=2, ema=0.9)
+    reference, job = ToyJob(), ToyJob()
+    run(reference, tmp_path / "one", training)
+    assert same_weights(reference.model, plain.model)  # training itself is not touched
+    by_hand = {name: p.detach().clone() for name, p in Toy().named_parameters()}
+    watched, seen = ToyJob(), []
+    loss = watched.loss
+
+    def watching(stream, batch):
+        seen.append({name: p.detach().clone() for name, p in watched.model.named_parameters()})
+        return loss(stream, batch)
+
+    watched.loss = watching
+    run(watched, tmp_path / "watched", settings(accumulate=2))
+    weights = [*seen[2::2], dict(watched.model.named_parameters())]  # after each update
+    for update, after in enumerate(weights, start=1):
+        decay = min(0.9, (1 + update) / (10 + update))
+        by_hand = {name: decay * by_hand[name] + (1 - decay) * after[name].detach() for name in by_hand}
+    saved = load_file(tmp_path / "one" / "last" / "model.safetensors")
+    for name, mean in by_hand.items():
+        torch.testing.assert_close(saved[name], mean, rtol=1e-5, atol=1e-6)
+    job.die_at = 27
+    with pytest.raises(ConnectionError):
+        run(job, tmp_path / "two", training)
+    run(ToyJob(), tmp_path / "two", training)
+    assert log(tmp_path / "one") == log(tmp_path / "two") and log(tmp_path / "one") != log(folder)
+    resumed = load_file(tmp_path / "two" / "last" / "model.safetensors")
+    assert all(torch.equal(saved[name], resumed[name]) for name in saved)
+
+
+def test_activation_checkpointing_changes_nothing_but_memory(tmp_path):
+    logs, kept = [], []
+    for forgets in (False, True):
+        job = ToyJob()
+        job.model.uniter = nn.Sequential(job.model.uniter[0], Stack())
+        loss = job.loss
+
+        def counting(stream, batch, loss=loss):
+            sizes = []
+            with torch.autograd.graph.saved_tensors_hooks(lambda t: (sizes.append(t.numel()), t)[1], lambda t: t):
+                answer = loss(stream, batch)
+            kept.append(sum(sizes))
+            return answer
+
+        job.loss = counting
+        run(job, tmp_path / str(forgets), settings(steps=5, activation_checkpointing=forgets))
+        assert not any("forward" in vars(module) for module in job.model.modules())
+        logs.append(log(tmp_path / str(forgets)))
+    assert logs[0] == logs[1] and kept[5] < kept[0] / 2
+
+
+class Stack(nn.Module):
+    """Blocks in a list, with dropout."""
+
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(2)
+        self.layer = nn.ModuleList(
+            nn.Sequential(nn.Linear(8, 64), nn.GELU(), nn.Dropout(0.3), nn.Linear(64, 8)) for _ in range(4)
+        )
+        for parameter in self.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.1
+
+    def forward(self, states):
+        for block in self.layer:
+            states = states + block(states)
+        return states
+
+
+def test_settings_that_change_nothing_may_change(tmp_path):
+    job = ToyJob()
+    job.die_at = 8
+    with pytest.raises(ConnectionError):
+        run(job, tmp_path, settings())
+    changed = settings(activation_checkpointing=True, engine="fsdp", save_every=3, keep=5)
+    assert run(ToyJob(), tmp_path, changed).finished
+
+
 def test_bfloat16(tmp_path):
     job = ToyJob()
     result = run(job, tmp_path, settings(steps=3, precision="bfloat16"))
@@ -363,18 +445,17 @@ def test_cuda_trains_and_resumes(tmp_path):
 
 def test_a_crash_while_a_checkpoint_is_written_leaves_the_one_before(whole, tmp_path, monkeypatch):
     _, folder, _ = whole
-    calls = []
+    write = HuggingFaceStorageWriter.write_data
 
-    def fails(tensors, path):
-        calls.append(path)
-        if len(calls) == 6:  # the optimiser's file of the third checkpoint
-            path.write_bytes(b"half")
+    def fails(writer, plan, planner):
+        if "step-00000015" in str(writer.path):
+            (Path(writer.path) / "shard.safetensors").write_bytes(b"half")
             raise OSError("disk full")
-        save_file(tensors, path)
+        return write(writer, plan, planner)
 
     with monkeypatch.context() as patch:
-        patch.setattr("uniter.training.saving.save_file", fails)
-        with pytest.raises(OSError):
+        patch.setattr(HuggingFaceStorageWriter, "write_data", fails)
+        with pytest.raises(OSError, match="disk full"):
             run(ToyJob(), tmp_path / "run", settings(accumulate=2))
     names = sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir())
     assert names == [".step-00000015.new", "step-00000005", "step-00000010"]

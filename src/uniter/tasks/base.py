@@ -325,6 +325,13 @@ class Task:
         """The loss on a training batch."""
         return model(**batch).loss
 
+    def count(self, batch: Batch) -> int | None:
+        """How many targets `step`'s loss on a training batch is the MEAN of; None where it is their SUM (grounding).
+
+        A batch that is cut for several processes, or for want of memory, is put together again by it.
+        """
+        return None if issubclass(self.model, UniterForGrounding) else len(batch["labels"])
+
     def lengths(self, examples: Sequence[Any]) -> np.ndarray:
         """(examples,) int64 tokens of each example, over all its pairs: texts with CLS and SEP, and regions."""
         if type(self).pairs is not Task.pairs:  # a task with pairs of its own: look at them

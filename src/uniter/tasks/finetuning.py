@@ -1,11 +1,13 @@
 """Fine-tuning on a task, as a job for the loop."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from uniter import draws
+from uniter.adapters import save_lora
 from uniter.files import write_json
 from uniter.modeling_uniter import UniterPreTrainedModel
 from uniter.tasks.base import Batch, Precision, Task
@@ -24,6 +26,7 @@ class FineTuning:
         precision: when measuring.
         measured: the task to measure on; the same one if left out (published expressions learn from annotated boxes
             and are measured on detected ones).
+        adapter: what `adapters.add_lora` gave; None: all weights are trained.
 
     Raises:
         ValueError: a split is empty, the task has no processor, or an image has no regions.
@@ -39,11 +42,12 @@ class FineTuning:
         tokens: int = 8192,
         precision: Precision = "float32",
         measured: Task | None = None,
+        adapter: Any = None,
     ):
         if task.processor is None:
             raise ValueError(f"fine-tuning on {task.name} needs a processor: give the task one")
         self.task, self.measured, self.model, self.monitor = task, measured or task, model, task.monitor
-        self.tokens, self.precision = tokens, precision
+        self.tokens, self.precision, self.adapter = tokens, precision, adapter
         self.mixture = {task.name: 1.0}
         task.fit_into(model)
         self.examples = [example for split in train_split.split("+") for example in task.training_examples(split)]
@@ -66,6 +70,10 @@ class FineTuning:
         """The task's loss."""
         return self.task.step(self.model, batch), {}
 
+    def count(self, stream: str, batch: Batch) -> int | None:
+        """How many targets the loss is the mean of; None: it is a sum."""
+        return self.task.count(batch)
+
     def validate(self) -> dict[str, float]:
         """The task's numbers on the validation examples."""
         if not self.validation:
@@ -73,8 +81,11 @@ class FineTuning:
         return self.measured.evaluate(self.model, self.validation, tokens=self.tokens, precision=self.precision)
 
     def save(self, folder: str | Path) -> None:
-        """Model, vocabulary and the task's name."""
+        """Model, vocabulary and the task's name; with LoRA the merged model, and the adapter beside it."""
         assert self.task.processor is not None
-        self.model.save_pretrained(folder)
+        if self.adapter is None:
+            self.model.save_pretrained(folder)
+        else:
+            save_lora(self.model, self.adapter, Path(folder))
         self.task.processor.save_pretrained(folder)
         write_json(Path(folder) / "task.json", {"task": self.task.name, "options": self.task.settings})

@@ -259,6 +259,10 @@ class Retrieval(Task):
             batch = hardest(model, batch, hard)
         return model(**batch, margin=self.settings["margin"]).loss
 
+    def count(self, batch: Batch) -> int:
+        """True pairs: each has as many negatives."""
+        return int((batch["labels"] < 0).sum())
+
     # ------------------------------------------------------------ measuring
 
     def predict(

@@ -18,8 +18,12 @@ from filelock import FileLock, Timeout
 
 from ..files import write_json, write_text
 from ..recipe import read_yaml
-from .plots import draw_plots
+from .plots import draw_plots, open_board, show_scalars
 
+# Settings that a run may change when it goes on, since what it computes stays the same (but for the order of sums).
+FREE = tuple(
+    f"train.{name}" for name in ("engine", "activation_checkpointing", "threads", "keep", "save_every", "tensorboard")
+)
 PACKAGES = ("uniter", "torch", "transformers", "safetensors", "numpy", "pydantic")
 
 
@@ -39,14 +43,10 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path, config: Mapping[str, Any] | str, resume: bool = True) -> None:
-        self.path = Path(path)
-        self.checkpoints, self.best, self.last = self.path / "checkpoints", self.path / "best", self.path / "last"
-        self._metrics, self._config = self.path / "metrics.jsonl", self.path / "config.yaml"
+        self._name_places(Path(path))
         text = (
             config if isinstance(config, str) else yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
         )
-        self._file: Any = None
-        self._lock = FileLock(self.path / ".lock")
         try:
             if self._config.is_file():  # before anything in it is touched
                 self._take_lock()
@@ -56,9 +56,27 @@ class RunFolder:
             self._lock.release(force=True)
             raise
 
+    @classmethod
+    def elsewhere(cls, path: str | Path) -> "RunFolder":
+        """The folder as a process sees it that is not the first of its run: nothing is written."""
+        folder = cls.__new__(cls)
+        folder._name_places(Path(path))
+        folder.writes = False
+        return folder
+
+    def _name_places(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints, self.best, self.last = path / "checkpoints", path / "best", path / "last"
+        self._metrics, self._config = path / "metrics.jsonl", path / "config.yaml"
+        self._file: Any = None
+        self._lock = FileLock(path / ".lock")
+        self._plot_next = 0.0
+        self._board: Any = None
+        self.writes = True
+
     def _take_lock(self) -> None:
         try:
-            self._lock.acquire(timeout=0)
+            self._lock.acquire(timeout=0.2, poll_interval=0.05)  # `uniter runs` holds it for a moment to see
         except Timeout:
             raise ValueError(f"another process trains in {self.path}: wait for it, or choose another folder") from None
 
@@ -84,6 +102,9 @@ class RunFolder:
 
     def log_environment(self) -> None:
         """Add to env.json what this session runs with; a resumed run has several entries."""
+        if not self.writes:
+            return
+        (self.path / "failed.json").unlink(missing_ok=True)
         path = self.path / "env.json"
         sessions = []
         if path.is_file():
@@ -99,10 +120,14 @@ class RunFolder:
 
     def finish(self, result: dict[str, Any]) -> None:
         """Mark the run as finished."""
+        if not self.writes:
+            return
         write_json(self.path / "result.json", result, indent=1)
 
     def cut_log(self, step: int) -> None:
         """Drop the log's lines after `step`: those updates will be done again."""
+        if not self.writes:
+            return
         self._close_log()
         if self._metrics.is_file():
             kept = [json.dumps(line) + "\n" for line in self.log() if line["step"] <= step]
@@ -110,10 +135,14 @@ class RunFolder:
 
     def write_log(self, line: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
+        if not self.writes:
+            return
         if self._file is None:
             self._file = self._metrics.open("a", encoding="utf-8")
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
+        if self._board is not None:
+            show_scalars(self._board, line)
 
     def log(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; one torn by a crash is left out."""
@@ -126,16 +155,45 @@ class RunFolder:
 
     def plot(self) -> None:
         """Draw plots/*.png from the log."""
+        if not self.writes:
+            return
         draw_plots(self.log(), self.path / "plots")
+
+    def refresh(self) -> None:
+        """Draw the plots anew, if they are a minute old and drawing them takes no more than a fiftieth of the time."""
+        if self.writes and time.monotonic() >= self._plot_next:
+            began = time.monotonic()
+            if self._plot_next:  # not at the first update
+                self.plot()
+            self._plot_next = time.monotonic() + max(60.0, 50 * (time.monotonic() - began))
+
+    def show_on_board(self, step: int) -> None:
+        """Write what is logged for TensorBoard too, into tensorboard/, from after `step` on.
+
+        Raises:
+            ValueError: TensorBoard is not installed.
+        """
+        if self.writes:
+            self._board = open_board(self.path / "tensorboard", step)
+
+    def write_failure(self, error: BaseException) -> None:
+        """Write down what ended this session."""
+        if self.writes:
+            with contextlib.suppress(OSError):  # the disk may be what failed
+                text = f"{type(error).__name__}: {error}".splitlines()[0]
+                write_json(self.path / "failed.json", {"error": text, "process": os.getpid()}, indent=1)
 
     def write_incident(self, incident: dict[str, Any]) -> Path:
         """Write what went wrong to incident.json."""
         path = self.path / "incident.json"
-        write_json(path, incident, indent=1)
+        if self.writes:
+            write_json(path, incident, indent=1)
         return path
 
     def close(self) -> None:
         """Close the log and let others have the folder."""
+        if self._board is not None:
+            self._board.close()
         self._close_log()
         self._lock.release(force=True)
 
@@ -161,6 +219,8 @@ def environment() -> dict[str, Any]:
         "git": _git("rev-parse", "HEAD"),
         "git_changed": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "command": sys.argv,
+        "process": os.getpid(),
+        "processes": int(os.environ.get("WORLD_SIZE") or 1),
     }
 
 
@@ -183,6 +243,8 @@ def _plain(value: Any) -> Any:
 
 def _difference(old: Any, new: Any, key: str = "") -> tuple[str, Any, Any] | None:
     """The first dotted key in which two settings differ, with both values."""
+    if key in FREE:
+        return None
     if isinstance(old, dict) and isinstance(new, dict):
         for name in [*old, *(n for n in new if n not in old)]:
             found = _difference(old.get(name), new.get(name), f"{key}.{name}" if key else str(name))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -47,4 +47,13 @@ class Job(Protocol):
 
     def save(self, folder: Path) -> None:
         """Write what a user loads (model and vocabulary) into an existing empty folder."""
+        ...
+
+
+@runtime_checkable
+class Divisible(Protocol):
+    """A job whose batches can be cut: by more processes than micro-batches, or for want of memory."""
+
+    def count(self, stream: str, batch: dict[str, Any]) -> int | None:
+        """How many targets the loss of a prepared batch is the MEAN of; None where it is their SUM."""
         ...

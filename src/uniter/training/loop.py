@@ -4,7 +4,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -19,15 +19,18 @@ from .. import draws
 from ..recipe import Training
 from .ahead import ahead
 from .ahead import to_device as _to_device
+from .average import Average
+from .engine import Engine, Piece, Ranks, forgetting, full, joined_ranks, rounds
 from .folder import RunFolder
 from .job import Job
+from .memory import parts_that_fit
 from .optimizer import build_optimizer, learning_rate, set_learning_rate
 from .order import MicroBatch, Stream, plan
-from .saving import load_checkpoint, save_checkpoint, write_folder
+from .saving import Checkpoints, training_tensors, write_folder
 
 PREPARED_AHEAD = 4  # micro-batches held ready
 
-Prepared = tuple[MicroBatch, dict[str, Any]]
+Prepared = tuple[Piece, dict[str, Any]]
 
 
 @dataclass
@@ -74,13 +77,15 @@ def train(
     config: Mapping[str, Any] | str | None = None,
     resume: bool = True,
     progress: bool = True,
+    max_memory: int | None = None,
 ) -> Result:
     """Train a job to the end, from where its folder says it stands.
 
     Nothing random depends on what was done before, so a resumed run equals an uninterrupted one to the bit.
     The gradient of an update is the mean over its micro-batches (`accumulation: sum`: their sum, as published; with
     Adam only clipping and eps tell the difference), then clipped by its global norm. The first Ctrl-C or SIGTERM ends
-    the run after the update in progress, with a checkpoint; the second one ends it at once.
+    the run after the update in progress, with a checkpoint; the second one ends it at once. Under torchrun the
+    processes share each update (`uniter.training.engine`), and the first of them alone writes the folder.
 
     Args:
         job: what to train; its model is trained in place.
@@ -90,6 +95,8 @@ def train(
         config: settings of the whole run, written to config.yaml and compared on resuming; None: `training` alone.
         resume: False refuses a folder that holds a run.
         progress: whether to show a progress line.
+        max_memory: bytes; micro-batches are cut into parts so that training takes about so many at most
+            (`uniter.training.memory`). The result is the same but for the order of sums, and for what dropout draws.
 
     Raises:
         ValueError: the folder holds something else or a run with other settings; an example exceeds the token budget;
@@ -97,81 +104,132 @@ def train(
         FloatingPointError: the loss or the gradient is not finite; incident.json in the folder says where.
     """
     config = {"train": training.model_dump(mode="json")} if config is None else config
-    with closing(RunFolder(out, config, resume)) as folder:
-        if folder.result:
-            return Result(**folder.result, folder=folder.path)
-        return _train(job, training, folder, progress)
+    with joined_ranks(training) as ranks:
+        opened = ranks.first(lambda: RunFolder(out, config, resume))
+        with closing(opened or RunFolder.elsewhere(out)) as folder:
+            if result := ranks.told(folder.result):
+                return Result(**result, folder=folder.path)
+            try:
+                return _train(job, training, folder, ranks, progress and ranks.is_first, max_memory)
+            except Exception as error:
+                folder.write_failure(error)
+                raise
 
 
-def _train(job: Job, training: Training, folder: RunFolder, progress: bool) -> Result:
+def _train(
+    job: Job, training: Training, folder: RunFolder, ranks: Ranks, progress: bool, max_memory: int | None
+) -> Result:
     """Train in a folder that is ours."""
     folder.log_environment()
-    device = _set_up(job.model, training)
-    optimizer = build_optimizer(job.model, training)
+    device = _set_up(job.model, training, ranks)
     streams = {name: Stream(name, job.lengths(name), training) for name, weight in job.mixture.items() if weight}
-    state = _resume(folder, job.model, optimizer)
-    planned = plan(streams, job.mixture, training, state.step + 1)
-    done = _is_done(state, training)
-    with (
-        _interruptible() as interrupted,
-        _prepared(job, planned, device) as prepared,
-        _line(state, training, progress) as line,
-    ):
-        job.model.train()
-        while not done and not interrupted.is_set():
-            began = time.perf_counter()
-            numbers = _update(job, optimizer, training, folder, islice(prepared, training.accumulate), streams, device)
-            state.step += 1
-            folder.write_log({**numbers, "seconds": round(time.perf_counter() - began, 4)})
-            line.show(numbers)
-            if state.step % training.validate_every == 0 or state.step == training.steps:
-                _validate(job, state, folder)
-            done = _is_done(state, training)
-            if done or interrupted.is_set() or state.step % training.save_every == 0:
-                save_checkpoint(
-                    folder.checkpoints, state.step, job.model, optimizer, {"progress": asdict(state)}, training.keep
-                )
+    parts = _parts(job, training, streams, ranks, device, max_memory)
+    engine = Engine(job, training, ranks, device, parts)
+    optimizer = build_optimizer(job.model, training)
+    average = Average(job.model, training.ema)
+    state = Progress()
+    with closing(Checkpoints(folder.checkpoints, ranks, training.keep, lambda: state.best_step)) as checkpoints:
+        tensors = {**training_tensors(job.model, optimizer), **average.tensors()}
+        if saved := checkpoints.load(tensors):
+            state = Progress(**saved["progress"])
+        folder.cut_log(state.step)
+        if training.tensorboard:
+            folder.show_on_board(state.step)
+        planned = engine.divide(plan(streams, job.mixture, training, state.step + 1))
+        done = stopping = _is_done(state, training)
+        with (
+            _interruptible() as interrupted,
+            _prepared(job, planned, device) as prepared,
+            _line(state, training, progress) as line,
+            forgetting(job.model, training.activation_checkpointing),
+        ):
+            job.model.train()
+            while not stopping:
+                began = time.perf_counter()
+                numbers, stopping = _update(job, engine, optimizer, training, folder, prepared, streams, interrupted)
+                state.step += 1
+                average.update(state.step)
+                folder.write_log({**numbers, "seconds": round(time.perf_counter() - began, 4)})
+                line.show(numbers)
+                folder.refresh()
+                if state.step % training.validate_every == 0 or state.step == training.steps:
+                    with average.used():
+                        _validate(job, engine, state, folder)
+                done = _is_done(state, training)
+                stopping = stopping or done or (ranks.alone and interrupted.is_set())
+                if stopping or state.step % training.save_every == 0:
+                    checkpoints.save(state.step, tensors, {"progress": asdict(state)})
     result = {"steps": state.step, "best": state.best, "best_step": state.best_step, "history": state.history}
     if done:
-        write_folder(folder.last, job.save)
+        with average.used():
+            _save(job, engine, folder.last)
         folder.plot()
         folder.finish(result)
+    ranks.wait()
     return Result(**result, folder=folder.path, finished=done)
+
+
+def _parts(
+    job: Job,
+    training: Training,
+    streams: Mapping[str, Stream],
+    ranks: Ranks,
+    device: torch.device,
+    max_memory: int | None,
+) -> int:
+    """Into how many parts micro-batches are cut for want of memory; the same in all processes."""
+    if max_memory is None:
+        return 1
+    lengths = {name: stream.lengths for name, stream in streams.items()}
+    to_device = lambda batch: _to_device(batch, device)
+    return ranks.told(parts_that_fit(job, training, lengths, device, to_device, max_memory, ranks.world))
 
 
 def _update(
     job: Job,
+    engine: Engine,
     optimizer: torch.optim.Optimizer,
     training: Training,
     folder: RunFolder,
-    batches: Iterable[Prepared],
+    prepared: Iterator[Prepared],
     streams: Mapping[str, Stream],
-    device: torch.device,
-) -> dict[str, Any]:
-    """One update: forward and backward over its micro-batches, clip, step. Returns the log's numbers."""
+    interrupted: threading.Event,
+) -> tuple[dict[str, Any], bool]:
+    """One update: forward and backward over this process's pieces of it, clip, step.
+
+    Returns the log's numbers, which are those of the whole update, and whether a process was interrupted.
+    """
     optimizer.zero_grad(set_to_none=True)
-    micros: list[MicroBatch] = []
-    losses: list[Tensor] = []
-    extras: list[Mapping[str, Any]] = []
-    for micro, batch in batches:
-        torch.manual_seed(draws.number(training.seed, "dropout", micro.update, micro.micro))
-        with torch.autocast(device.type, torch.bfloat16, enabled=_rounds(training.precision, device)):
-            loss, extra = job.loss(micro.stream, _to_device(batch, device))
-        (loss if training.accumulation == "sum" else loss / training.accumulate).backward()
-        micros.append(micro)
-        losses.append(loss.detach().float())
-        extras.append(extra)
-    norm = _clip(optimizer, training.clip)
-    *values, norm_value = torch.stack([*losses, norm.float()]).tolist()  # one wait for the device
+    device, micros = engine.device, ()
+    losses = torch.zeros(training.accumulate, dtype=torch.float64, device=device)
+    extras: dict[str, Tensor] = {}
+    for number, (piece, batch, share) in enumerate(engine.shares(islice(prepared, engine.passes)), start=1):
+        part = (piece.part,) if piece.parts > 1 else ()
+        torch.manual_seed(draws.number(training.seed, "dropout", piece.update, piece.micro, *part))
+        with engine.passing(last=number == engine.passes):
+            with torch.autocast(device.type, torch.bfloat16, enabled=rounds(training.precision, device)):
+                loss, extra = engine.loss(piece.stream, _to_device(batch, device))
+            loss = loss * share
+            weight = engine.ranks.world  # over which the engines take the mean
+            ((loss if training.accumulation == "sum" else loss / training.accumulate) * weight).backward()
+        losses[piece.micro] += loss.detach()
+        for name, value in extra.items():
+            value = torch.as_tensor(value, dtype=torch.float64, device=device).detach()
+            extras[name] = extras.get(name, 0.0) + value * share
+        micros = piece.micros
+    norm = full(_clip(optimizer, training.clip)).double()
+    flag = torch.tensor(float(interrupted.is_set()), dtype=torch.float64, device=device)
+    told = engine.summed(torch.stack([*losses, *(extras[name] for name in sorted(extras)), flag]))
+    *told, norm_value = torch.cat([told, norm[None]]).tolist()  # one wait for the device
+    values = told[: len(micros)]
     if not all(map(math.isfinite, [*values, norm_value])):
         _stop(folder, micros, values, norm_value)
     update, stream = micros[0].update, micros[0].stream
-    extra_means = _means(extras)  # read before the step is queued, while the device is idle anyway
     rate = learning_rate(update, training)
     set_learning_rate(optimizer, rate)
     optimizer.step()
     tokens = sum(int(streams[stream].lengths[micro.indices].sum()) for micro in micros)
-    return {
+    numbers = {
         "step": update,
         "stream": stream,
         "loss": sum(values) / len(values),
@@ -180,16 +238,18 @@ def _update(
         "tokens": tokens,
         "examples": sum(len(micro.indices) for micro in micros),
         "fill": round(tokens / (training.tokens * len(micros)), 4),
-        **extra_means,
+        **{name: value / len(micros) for name, value in zip(sorted(extras), told[len(micros) : -1], strict=True)},
     }
+    return numbers, told[-1] > 0
 
 
-def _validate(job: Job, state: Progress, folder: RunFolder) -> None:
+def _validate(job: Job, engine: Engine, state: Progress, folder: RunFolder) -> None:
     """Validate, keep the model if it is the best so far, draw the plots."""
     job.model.eval()
-    with torch.no_grad():
+    with engine.measuring(), torch.no_grad():
         numbers = {name: float(value) for name, value in job.validate().items()}
     job.model.train()
+    numbers = engine.ranks.told(numbers)
     if not numbers:
         return
     if job.monitor not in numbers:
@@ -198,9 +258,9 @@ def _validate(job: Job, state: Progress, folder: RunFolder) -> None:
     state.since_best += 1
     value = numbers[job.monitor]
     if math.isfinite(value) and (state.best is None or value > state.best):
-        write_folder(folder.best, job.save)
+        _save(job, engine, folder.best)
         state.best, state.best_step, state.since_best = value, state.step, 0
-    folder.write_log({"step": state.step, "validation": numbers})
+    folder.write_log({"step": state.step, "validation": numbers, "best": state.best})
     folder.plot()
 
 
@@ -209,15 +269,13 @@ def _is_done(state: Progress, training: Training) -> bool:
     return state.step >= training.steps or out_of_patience
 
 
-def _resume(folder: RunFolder, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
-    """Where the run stands, with model and optimiser as they were then, and the log cut to it."""
-    saved = load_checkpoint(folder.checkpoints, model, optimizer)
-    state = Progress(**saved["progress"]) if saved else Progress()
-    folder.cut_log(state.step)
-    return state
+def _save(job: Job, engine: Engine, target: Path) -> None:
+    """Write the model for users."""
+    with engine.saving():
+        engine.ranks.first(lambda: write_folder(target, job.save))
 
 
-def _set_up(model: nn.Module, training: Training) -> torch.device:
+def _set_up(model: nn.Module, training: Training, ranks: Ranks) -> torch.device:
     """Threads, dropout rates and the device; returns the device."""
     if training.threads:
         torch.set_num_threads(training.threads)
@@ -228,16 +286,11 @@ def _set_up(model: nn.Module, training: Training) -> torch.device:
     has_cuda = torch.cuda.is_available()
     if training.device == "cuda" and not has_cuda:
         raise ValueError("train.device is cuda and PyTorch finds none here; say auto or cpu")
-    device = torch.device("cuda" if has_cuda and training.device != "cpu" else "cpu")
+    device = torch.device("cpu")
+    if has_cuda and training.device != "cpu":
+        device = torch.device("cuda", ranks.local % torch.cuda.device_count())
     model.to(device)
     return device
-
-
-def _rounds(precision: str, device: torch.device) -> bool:
-    """Whether to compute in bfloat16; on a CPU without tiles for it, bfloat16 is slower than float32."""
-    if precision == "auto":
-        return torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_amx_tile_supported()
-    return precision == "bfloat16"
 
 
 def _clip(optimizer: torch.optim.Optimizer, clip: float | None) -> Tensor:
@@ -248,16 +301,7 @@ def _clip(optimizer: torch.optim.Optimizer, clip: float | None) -> Tensor:
     return torch.nn.utils.clip_grad_norm_(parameters, clip)
 
 
-def _means(extras: list[Mapping[str, Any]]) -> dict[str, float]:
-    """The job's own numbers, the mean over the micro-batches that gave them."""
-    sums: dict[str, list[float]] = {}
-    for extra in extras:
-        for name, value in extra.items():
-            sums.setdefault(name, []).append(float(value))
-    return {name: sum(values) / len(values) for name, values in sums.items()}
-
-
-def _stop(folder: RunFolder, micros: list[MicroBatch], losses: list[float], norm: float) -> None:
+def _stop(folder: RunFolder, micros: Sequence[MicroBatch], losses: list[float], norm: float) -> None:
     """Write down where a loss or gradient stopped being a number, and raise."""
     guilty = [micro for micro, loss in zip(micros, losses) if not math.isfinite(loss)] or micros
     what = "gradient" if guilty is micros and all(map(math.isfinite, losses)) else "loss"
@@ -284,7 +328,7 @@ def _stop(folder: RunFolder, micros: list[MicroBatch], losses: list[float], norm
 
 
 @contextmanager
-def _prepared(job: Job, planned: Iterable[MicroBatch], device: torch.device) -> Iterator[Iterator[Prepared]]:
+def _prepared(job: Job, planned: Iterable[Piece], device: torch.device) -> Iterator[Iterator[Prepared]]:
     """The planned micro-batches with their tensors, which one thread makes ahead of their use."""
     prepare = lambda micro: job.prepare(micro.stream, micro.indices, micro.epoch)
     with ahead(planned, prepare, device, PREPARED_AHEAD) as prepared:
@@ -296,18 +340,20 @@ def _prepared(job: Job, planned: Iterable[MicroBatch], device: torch.device) -> 
 
 @contextmanager
 def _interruptible() -> Iterator[threading.Event]:
-    """An event that Ctrl-C or SIGTERM sets; the second of them acts as it did before."""
+    """An event that Ctrl-C or SIGTERM sets; the second of a kind acts as it did before.
+
+    Of a kind, since torchrun passes a Ctrl-C on as SIGTERM to processes that the terminal has told already.
+    """
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():  # only the main thread may listen
         yield event
         return
-    signals = (signal.SIGINT, signal.SIGTERM)
+    signals: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.getsignal(number) for number in signals}
 
     def hear(number: int, frame: Any) -> None:
         event.set()
-        for listened in signals:
-            signal.signal(listened, before[listened])
+        signal.signal(number, before[number])
 
     for number in signals:
         signal.signal(number, hear)
@@ -319,15 +365,22 @@ def _interruptible() -> Iterator[threading.Event]:
 
 
 class _ProgressLine:
+    """Step and time to go (the bar's own), each objective's running loss, examples a second, how full batches are."""
+
     def __init__(self, bar: tqdm) -> None:
-        self.bar, self.loss, self.examples, self.began = bar, None, 0, time.perf_counter()
+        self.bar, self.examples, self.began = bar, 0, time.perf_counter()
+        self.losses: dict[str, float] = {}
+        self.fill: float | None = None
 
     def show(self, numbers: Mapping[str, Any]) -> None:
-        loss = numbers["loss"]
-        self.loss = loss if self.loss is None else 0.95 * self.loss + 0.05 * loss
+        mean = lambda old, new: new if old is None else 0.95 * old + 0.05 * new
+        name = numbers["stream"].partition("/")[0]
+        self.losses[name] = mean(self.losses.get(name), numbers["loss"])
+        self.fill = mean(self.fill, numbers["fill"])
         self.examples += numbers["examples"]
         rate = self.examples / max(1e-9, time.perf_counter() - self.began)
-        self.bar.set_postfix_str(f"loss {self.loss:.4g}, {rate:.0f} examples/s", refresh=False)
+        losses = ", ".join(f"{name} {self.losses[name]:.3g}" for name in sorted(self.losses))
+        self.bar.set_postfix_str(f"loss {losses}; {rate:.0f} examples/s, {self.fill:.0%} filled", refresh=False)
         self.bar.update()
 
 

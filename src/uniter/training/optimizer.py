@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..recipe import Training
+from .engine import local
 
 UNDECAYED = ("bias", "LayerNorm.bias", "LayerNorm.weight")  # the published name test, letter by letter
 TRUNK = "uniter."
@@ -63,11 +64,11 @@ class PublishedAdamW(torch.optim.Optimizer):
         """
         first_decay, second_decay = group["betas"]
         kept = 1 - group["lr"] * group["weight_decay"]
-        torch._fused_adamw_(
-            parameters,
-            [parameter.grad for parameter in parameters if parameter.grad is not None],
-            [self.state[parameter]["exp_avg"] for parameter in parameters],
-            [self.state[parameter]["exp_avg_sq"] for parameter in parameters],
+        torch._fused_adamw_(  # on what this process has of sharded ones
+            [local(parameter) for parameter in parameters],
+            [local(parameter.grad) for parameter in parameters if parameter.grad is not None],
+            [local(self.state[parameter]["exp_avg"]) for parameter in parameters],
+            [local(self.state[parameter]["exp_avg_sq"]) for parameter in parameters],
             [],
             [torch.tensor(float(count), device=parameters[0].device)] * len(parameters),
             lr=group["lr"] * kept,

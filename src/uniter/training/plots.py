@@ -1,4 +1,4 @@
-"""Pictures of a run: loss of each stream, validation numbers, learning rate."""
+"""Pictures of a run: loss of each stream, validation numbers, learning rate; the same for TensorBoard."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,3 +28,28 @@ def draw_plots(log: Sequence[dict[str, Any]], folder: Path) -> None:
         names = sorted({name for line in validations for name in line["validation"]})
         curves = {n: [(line["step"], line["validation"].get(n, np.nan)) for line in validations] for n in names}
         draw_curves(folder / "validation.png", "validation", curves, marker="o")
+
+
+def open_board(folder: Path, step: int) -> Any:
+    """A writer of TensorBoard's files; what was written there for later updates is hidden.
+
+    Raises:
+        ValueError: TensorBoard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ValueError('train.tensorboard needs TensorBoard: pip install "uniter[watch]"') from None
+    return SummaryWriter(str(folder), purge_step=step + 1)
+
+
+def show_scalars(board: Any, line: dict[str, Any]) -> None:
+    """One line of metrics.jsonl for TensorBoard; losses and a stream's own numbers by stream."""
+    step, stream = line["step"], line.get("stream")
+    for name, value in line.get("validation", {}).items():
+        board.add_scalar(f"validation/{name}", value, step)
+    if stream is not None:
+        general = ("lr", "grad_norm", "tokens", "examples", "fill", "seconds")
+        for name, value in line.items():
+            if isinstance(value, int | float) and name != "step":
+                board.add_scalar(f"training/{name}" if name in general else f"{name}/{stream}", value, step)
