@@ -14,7 +14,16 @@ from uniter.modeling_uniter import UniterForPreTraining, UniterPreTrainedModel
 from uniter.pipeline import SHIPPED, check_detector, check_vocabulary
 from uniter.pretraining import Pretraining, make_objectives, read_source
 from uniter.processing_uniter import UniterProcessor, Vocabulary
-from uniter.recipe import FinetuneRecipe, ModelSettings, PretrainRecipe, Recipe, read_yaml, to_yaml, with_parity
+from uniter.recipe import (
+    FinetuneRecipe,
+    ModelSettings,
+    PretrainRecipe,
+    Recipe,
+    read_yaml,
+    to_yaml,
+    with_order,
+    with_parity,
+)
 from uniter.regions.formats import open_regions
 from uniter.regions.source import RegionSource
 from uniter.tasks.base import Task, load
@@ -38,6 +47,7 @@ def run(recipe: Recipe, out: str | Path, progress: bool = True, resume: bool = T
     Raises:
         ValueError: a file is missing or foreign, settings do not fit each other, or the folder holds something else.
     """
+    recipe = with_order(recipe)
     recipe = with_parity(recipe, load(recipe.task).published if isinstance(recipe, FinetuneRecipe) else None)
     job = pretraining_job(recipe) if isinstance(recipe, PretrainRecipe) else finetuning_job(recipe)
     return train(job, recipe.train, out, to_yaml(recipe), resume, progress)
@@ -59,7 +69,9 @@ def pretraining_job(recipe: PretrainRecipe) -> Pretraining:
     weights = [source.weight for source in recipe.sources if source.weight is not None]
     names = [source.name or str(number) for number, source in enumerate(recipe.sources)]
     return Pretraining(
-        model, processor, sources, validation, objectives, recipe.train.seed, weights or None, names=names
+        *(model, processor, sources, validation, objectives, recipe.train.seed, weights or None),
+        names=names,
+        near=recipe.train.order == "shards",
     )
 
 
@@ -174,7 +186,7 @@ def finetuning_job(recipe: FinetuneRecipe) -> FineTuning:
 def evaluate(
     task: str,
     data: str | Path,
-    regions: str | Path | Sequence[Path],
+    regions: str | Path | Sequence[str | Path],
     split: str,
     model: str | Path | None = None,
     options: Sequence[str] = (),
@@ -196,7 +208,7 @@ def score(
     split: str,
     predictions: str | Path,
     options: Sequence[str] = (),
-    regions: str | Path | Sequence[Path] | None = None,
+    regions: str | Path | Sequence[str | Path] | None = None,
 ) -> dict[str, float]:
     """The numbers of a file of predictions, whoever made it, on a split of a task; needs no model.
 
@@ -226,7 +238,7 @@ def score(
 def predict(
     task: str,
     data: str | Path,
-    regions: str | Path | Sequence[Path],
+    regions: str | Path | Sequence[str | Path],
     split: str,
     model: str | Path | None,
     options: Sequence[str],
@@ -262,7 +274,7 @@ def predict(
 def _task(
     name: str,
     data: str | Path,
-    regions: str | Path | Sequence[Path] | None,
+    regions: str | Path | Sequence[str | Path] | None,
     split: str,
     options: Sequence[str],
     processor: UniterProcessor | None = None,

@@ -33,6 +33,10 @@ class Job(Protocol):
         """Tokens of each example of a stream: text with CLS and SEP, and regions; int64 (examples,)."""
         ...
 
+    def shards(self, stream: str) -> np.ndarray:
+        """Which examples' regions lie together, for `order: shards`: the number of each one's shard, (examples,)."""
+        ...
+
     def prepare(self, stream: str, indices: np.ndarray, epoch: int) -> dict[str, Any]:
         """A batch of CPU tensors; a pure function of its arguments, for it runs ahead and in a thread."""
         ...

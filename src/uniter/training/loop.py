@@ -108,7 +108,12 @@ def _train(job: Job, training: Training, folder: RunFolder, progress: bool) -> R
     folder.log_environment()
     device = _set_up(job.model, training)
     optimizer = build_optimizer(job.model, training)
-    streams = {name: Stream(name, job.lengths(name), training) for name, weight in job.mixture.items() if weight}
+    by_shards = training.order == "shards"
+    streams = {
+        name: Stream(name, job.lengths(name), training, job.shards(name) if by_shards else None)
+        for name, weight in job.mixture.items()
+        if weight
+    }
     state = _resume(folder, job.model, optimizer)
     planned = plan(streams, job.mixture, training, state.step + 1)
     done = _is_done(state, training)
