@@ -300,6 +300,17 @@ Option = Annotated[list[str] | None, typer.Option("--option", help="Option of th
 
 
 @app.command()
+def replay(
+    incident: Annotated[Path, typer.Argument(help="The folder incident-... that a run left when it stopped.")],
+) -> None:
+    """Run a step again that was not finite; print which tensors went wrong, the first one first."""
+    from uniter.run import replay as run_replay
+
+    for found in run_replay(incident):
+        print(found)
+
+
+@app.command()
 def evaluate(
     task: Task,
     data: Data,

@@ -409,6 +409,11 @@ class Pretraining:
         source = self._parts(stream)[1]
         return source.image_shards()[source.image_of]
 
+    def describe(self, stream: str, indices: np.ndarray) -> list[str]:
+        """Each example's image, and the number of its caption in the source."""
+        source = self._parts(stream)[1]
+        return [f"{source.images[source.image_of[index]]} (text {index})" for index in indices]
+
     def prepare(self, stream: str, indices: np.ndarray, epoch: int) -> dict[str, Tensor]:
         """A spoiled batch of these examples, on the CPU."""
         objective, source = self._parts(stream)

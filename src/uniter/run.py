@@ -19,6 +19,7 @@ from uniter.recipe import (
     ModelSettings,
     PretrainRecipe,
     Recipe,
+    parse_recipe,
     read_yaml,
     to_yaml,
     with_order,
@@ -30,7 +31,10 @@ from uniter.tasks.base import Task, load
 from uniter.tasks.finetuning import FineTuning
 from uniter.tasks.retrieval import ids_beside
 from uniter.tasks.vcr import VCR, vcr_config
+from uniter.training.incidents import MODEL, read_report
 from uniter.training.loop import Result, train
+from uniter.training.replay import Replay
+from uniter.training.replay import replay as replay_job
 
 M = TypeVar("M", bound=UniterPreTrainedModel)
 
@@ -51,6 +55,27 @@ def run(recipe: Recipe, out: str | Path, progress: bool = True, resume: bool = T
     recipe = with_parity(recipe, load(recipe.task).published if isinstance(recipe, FinetuneRecipe) else None)
     job = pretraining_job(recipe) if isinstance(recipe, PretrainRecipe) else finetuning_job(recipe)
     return train(job, recipe.train, out, to_yaml(recipe), resume, progress)
+
+
+def replay(place: str | Path) -> list[Replay]:
+    """Run a step again that went wrong, from what its run kept of it.
+
+    Args:
+        place: the folder `incident-...` of the run.
+
+    Raises:
+        ValueError: it is none, or the run's settings or data are not there any more.
+    """
+    place = Path(place)
+    read_report(place)
+    config = place.parent / "config.yaml"
+    if not config.is_file():
+        raise ValueError(f"{config}: no such file; leave the incident in its run's folder")
+    recipe = parse_recipe(config.read_text(encoding="utf-8"), name=str(config))
+    settings = ModelSettings.model_validate({"from": place / MODEL})
+    recipe = recipe.model_copy(update={"model": settings})
+    job = pretraining_job(recipe) if isinstance(recipe, PretrainRecipe) else finetuning_job(recipe)
+    return replay_job(job, recipe.train, place)
 
 
 def pretraining_job(recipe: PretrainRecipe) -> Pretraining:

@@ -63,6 +63,10 @@ class FineTuning:
         """(examples,) the shard of the store that each training example's first image lies in."""
         return shards_of([self.task.shown(example)[0][1] for example in self.examples], self.task.regions)
 
+    def describe(self, stream: str, indices: np.ndarray) -> list[str]:
+        """Each example's id, or number."""
+        return [self.task.example_id(self.examples[index], int(index)) for index in indices]
+
     def prepare(self, stream: str, indices: np.ndarray, epoch: int) -> Batch:
         """The batch of these training examples."""
         return self.task.training_batch(self.examples, indices, epoch)

@@ -128,12 +128,6 @@ class RunFolder:
         """Draw plots/*.png from the log."""
         draw_plots(self.log(), self.path / "plots")
 
-    def write_incident(self, incident: dict[str, Any]) -> Path:
-        """Write what went wrong to incident.json."""
-        path = self.path / "incident.json"
-        write_json(path, incident, indent=1)
-        return path
-
     def close(self) -> None:
         """Close the log and let others have the folder."""
         self._close_log()

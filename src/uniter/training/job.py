@@ -41,6 +41,10 @@ class Job(Protocol):
         """A batch of CPU tensors; a pure function of its arguments, for it runs ahead and in a thread."""
         ...
 
+    def describe(self, stream: str, indices: np.ndarray) -> list[str]:
+        """What people call these examples, for messages."""
+        ...
+
     def loss(self, stream: str, batch: dict[str, Any]) -> tuple[torch.Tensor, Mapping[str, Any]]:
         """The loss of a batch (a scalar with a graph), and numbers worth a place in the log."""
         ...

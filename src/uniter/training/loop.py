@@ -20,6 +20,7 @@ from tqdm import tqdm
 from .. import draws
 from ..recipe import Training
 from .folder import RunFolder
+from .incidents import stop
 from .job import Job
 from .optimizer import build_optimizer, learning_rate, set_learning_rate
 from .order import MicroBatch, Stream, plan
@@ -94,7 +95,7 @@ def train(
     Raises:
         ValueError: the folder holds something else or a run with other settings; an example exceeds the token budget;
             the job's monitor is not among the numbers of its validation; another process trains in the folder.
-        FloatingPointError: the loss or the gradient is not finite; incident.json in the folder says where.
+        FloatingPointError: the loss or the gradient is not finite; `incident-...` in the folder keeps the step.
     """
     config = {"train": training.model_dump(mode="json")} if config is None else config
     with closing(RunFolder(out, config, resume)) as folder:
@@ -169,7 +170,7 @@ def _update(
     norm = _clip(optimizer, training.clip)
     *values, norm_value = torch.stack([*losses, norm.float()]).tolist()  # one wait for the device
     if not all(map(math.isfinite, [*values, norm_value])):
-        _stop(folder, micros, values, norm_value)
+        stop(job, training, folder, micros, values, norm_value, lambda place: write_folder(place, job.save))
     update, stream = micros[0].update, micros[0].stream
     extra_means = _means(extras)  # read before the step is queued, while the device is idle anyway
     rate = learning_rate(update, training)
@@ -260,29 +261,6 @@ def _means(extras: list[Mapping[str, Any]]) -> dict[str, float]:
         for name, value in extra.items():
             sums.setdefault(name, []).append(float(value))
     return {name: sum(values) / len(values) for name, values in sums.items()}
-
-
-def _stop(folder: RunFolder, micros: list[MicroBatch], losses: list[float], norm: float) -> None:
-    """Write down where a loss or gradient stopped being a number, and raise."""
-    guilty = [micro for micro, loss in zip(micros, losses) if not math.isfinite(loss)] or micros
-    what = "gradient" if guilty is micros and all(map(math.isfinite, losses)) else "loss"
-    indices = [int(index) for micro in guilty for index in micro.indices]
-    first = guilty[0]
-    incident = {
-        "what": what,
-        "step": first.update,
-        "stream": first.stream,
-        "epoch": first.epoch,
-        "indices": indices,
-        "losses": [str(loss) for loss in losses],
-        "grad_norm": str(norm),
-    }
-    path = folder.write_incident(incident)
-    few = ", ".join(map(str, indices[:8])) + (", ..." if len(indices) > 8 else "")
-    raise FloatingPointError(
-        f"the {what} is not finite at step {first.update}, stream {first.stream}, among examples {few} "
-        f"(all are in {path}); look at those examples, lower train.learning_rate or train.clip in a new folder"
-    )
 
 
 # Preparing batches ahead ------------------------------------------------------------------------------
