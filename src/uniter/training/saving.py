@@ -86,7 +86,12 @@ def write_folder(target: Path, write: Callable[[Path], None]) -> None:
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
     fresh.mkdir()
-    write(fresh)
+    try:
+        write(fresh)
+    except SafetensorError as error:  # a full disk, as its writer says it
+        raise OSError(
+            f"{target} could not be written ({error}): free some space and run the same command again"
+        ) from None
     for path in fresh.rglob("*"):
         if path.is_file():
             flush(path)
