@@ -75,6 +75,7 @@ class Victims:
         plan: Mapping[str, Any] | None = None,
         environment: Mapping[str, str] | None = None,
         kill_after: float | None = None,
+        kill_worker_after: float | None = None,
     ) -> Outcome:
         """Launch `uniter ARGUMENTS` and wait for its end.
 
@@ -83,6 +84,7 @@ class Victims:
             plan: the fault, as `victim.py` says.
             environment: of this launch.
             kill_after: so many seconds the whole job is killed.
+            kill_worker_after: so many seconds after it has started one, a worker of it is killed (Linux).
         """
         self.output.write_bytes(b"")
         order = {
@@ -104,6 +106,8 @@ class Victims:
             pid = self._said("pid")
             timer = threading.Timer(kill_after or 600, _kill_all, (pid,))
             timer.start()
+            if kill_worker_after is not None:
+                threading.Thread(target=_kill_worker, args=(pid, kill_worker_after), daemon=True).start()
             status = self._said("status")
             timer.cancel()
             _kill_all(pid)  # workers that outlived it
@@ -118,6 +122,19 @@ class Victims:
 def _kill_all(pid: int) -> None:
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
+
+
+def _kill_worker(pid: int, seconds: float) -> None:
+    """Kill the first worker of a process, some time after it was started."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        with suppress(OSError):
+            for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+                if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    time.sleep(seconds)
+                    os.kill(int(child), signal.SIGKILL)
+                    return
+        time.sleep(0.01)
 
 
 def digest(place: Path) -> str:

@@ -78,9 +78,13 @@ class Trial:
         environment = {**self.environment, "UNITER_TRIES": str(tries)}
         arguments = ("pretrain", self.recipe, "--out", self.run, "--quiet")
         outcome = self.victims.run(*arguments, plan=plan, environment=environment, kill_after=kill_after)
-        if self.faults and self.faults[-1].lost is None:
-            self.faults[-1].lost = steps(self.before) - kept(self.before, log(self.run))
-        self.before = log(self.run)
+        now = log(self.run)
+        if outcome.killed and now == self.before:
+            return outcome  # before it could go on: what was lost is still to be seen
+        for fault in [fault for fault in self.faults if fault.lost is None]:
+            fault.lost = steps(self.before) - kept(self.before, now)
+            self.before = now
+        self.before = now
         assert self.told in outcome.output, f"{self.told!r} was not said: {outcome.output}"
         self.told = ""
         return outcome
@@ -96,8 +100,9 @@ class Trial:
         if not self.ended:
             outcome = self.launch()
             assert outcome.status == 0, outcome
-        if self.faults and self.faults[-1].lost is None:
-            self.faults[-1].lost = 0
+        assert not self.told, f"{self.told!r} was never said"
+        for fault in self.faults:
+            fault.lost = fault.lost or 0
         return final(self.run)
 
     # ------------------------------------------------------------ kinds
@@ -143,7 +148,8 @@ class Trial:
 
     def _torn(self) -> Fault:
         while len(checkpoints(self.run)) < 2:
-            assert self.launch({"die_at_loss": 2 * SAVE_EVERY + 2}).killed
+            if not self.launch({"die_at_loss": 2 * SAVE_EVERY + 2}).killed:
+                return Fault("newest checkpoint truncated", False, 0)
         newest = checkpoints(self.run)[0]
         files = sorted(file for file in newest.iterdir() if file.is_file())
         file = files[self.draw("torn", 0, len(files) - 1)]
@@ -250,6 +256,10 @@ class Extraction:
         elif kind == "anywhere":
             outcome = self.launch(kill_after=0.1 + 0.02 * float(place))
             fault = Fault("killed in an extraction", outcome.killed)
+        elif kind == "worker":
+            outcome = self.launch("--workers", 2, kill_worker_after=0.3 * float(place))
+            assert outcome.status == 0 or "a worker ended with exit code -9" in outcome.output, outcome
+            fault = Fault("worker of an extraction killed", outcome.status == 2)
         else:
             outcome = self.launch(plan={"full_at_file": [str(self.store), 2 + int(place)]})
             assert outcome.status == 0 or (outcome.status == 2 and "space" in outcome.output), outcome

@@ -184,6 +184,7 @@ def serve() -> None:
         print(json.dumps({"pid": pid}), flush=True)
         _, said = os.waitpid(pid, 0)
         print(json.dumps({"status": os.waitstatus_to_exitcode(said)}), flush=True)
+    os._exit(0)  # nothing to tidy up
 
 
 if __name__ == "__main__":
