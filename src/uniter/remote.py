@@ -66,6 +66,10 @@ def system_of(url: str) -> tuple[Any, str]:
         kind = url.partition("://")[0]
         extra = "s3" if kind in ("s3", "s3a") else "scale"
         raise ValueError(f"{url} cannot be read ({error}): pip install 'uniter[{extra}]'") from None
+    except ValueError as error:  # a kind of address that nobody knows
+        if str(error).startswith("this needs"):
+            raise
+        raise ValueError(f"{url} cannot be read ({error}): check the address") from None
 
 
 def cache_folder() -> Path:
@@ -243,7 +247,8 @@ class Cache:
 
     def used(self) -> int:
         """Bytes of all that is there or on its way."""
-        return sum(size for _, size, _ in self._entries())
+        with self._lock("room"):
+            return sum(size for _, size, _ in self._entries())
 
     def _use(self, path: Path, files: dict[str, int]) -> bool:
         """Note that it is used, if it is there as a whole."""
@@ -273,7 +278,8 @@ class Cache:
                 target = fresh / _last(url) / name if name else fresh / _last(url)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _copy(f"{url}/{name}" if name else url, target, size, sha256)
-            fresh.rename(self.folder / key)
+            with self._lock("room"):  # who counts sees it once
+                fresh.rename(self.folder / key)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pickle
+import shutil
 import sys
 from collections import Counter
 from pathlib import Path
@@ -15,7 +16,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
 
 from tiny import make_data, recipe
 
-from uniter import remote
+from uniter import cli, remote
+from uniter.recipe import parse_recipe
 from uniter.regions.formats import open_regions
 from uniter.regions.remote_store import RemoteStore
 from uniter.regions.store import Store
@@ -118,3 +120,80 @@ def test_a_run_streams_and_its_losses_are_those_of_a_local_run(data, place, cach
     shards = [url for url in fetched if "shard-" in url]
     assert len(set(shards)) > 10, "more than the cache holds"
     assert max(Counter(shards).values()) <= 4, "no stream needs a shard twice in an epoch"
+
+
+def test_what_is_wrong_at_a_url_is_told_by_its_name(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("UNITER_TRIES", "2")
+    with pytest.raises(ValueError, match=r"there is no store at memory://nowhere/store \(no index.json\)"):
+        open_regions("memory://nowhere/store")
+    there = tmp_path / "there"
+    shutil.copytree(data / "store", there)
+    store = open_regions(there.as_uri())
+    shard = there / "shard-00003.safetensors"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(ValueError, match=r"file:///.*shard-00003\.safetensors is damaged .*copy it there again"):
+        store[store.names[3]]
+    shard.write_bytes(whole)
+    same(store[store.names[3]], Store(data / "store")[store.names[3]])
+    with pytest.raises(ValueError, match="leave max_regions out"):
+        open_regions(there.as_uri(), max_regions=3)
+
+
+def test_names_are_kept_on_the_node(data, tmp_path, monkeypatch):
+    there = tmp_path / "there"
+    shutil.copytree(data / "store", there)
+    names = open_regions(there.as_uri()).names
+    monkeypatch.setattr(remote, "read_ranges", None)  # nothing is asked for again
+    assert open_regions(there.as_uri()).names == names
+
+
+def test_shards_with_long_headers_and_many_images_are_read(tmp_path):
+    """Names that lie far from the header are asked for by a read of their own."""
+    make_data(tmp_path / "large", 90, 45, features=256)
+    assert all(file.stat().st_size > 3 * 16384 for file in (tmp_path / "large" / "store").glob("shard-*"))
+    there = open_regions((tmp_path / "large" / "store").as_uri())
+    here = Store(tmp_path / "large" / "store")
+    assert there.names == here.names and there.counts().tolist() == here.counts().tolist()
+    assert there.shard_numbers().tolist() == here.shard_numbers().tolist() == [0] * 45 + [1] * 45
+
+
+def test_several_processes_may_hold_what_is_thrown_out(data, cache):
+    """What is mapped stays readable, and is let go of when something else is downloaded."""
+    store = open_regions((data / "store").as_uri())
+    first = store[store.names[0]]
+    before = np.array(first.features)
+    for name in store.names[1:]:
+        store[name]
+    assert np.array_equal(first.features, before)
+    assert len(store._shards) <= 4
+
+
+def test_a_task_learns_from_regions_behind_a_url(world, tmp_path, monkeypatch):
+    monkeypatch.setattr("uniter.training.folder.draw_plots", lambda log, folder: None)
+    monkeypatch.setenv("UNITER_CACHE_SIZE", "100MB")
+    text = f"""
+kind: finetune
+task: vqa
+model: {{from: {json.dumps(str(world.models / "pretrained"))}}}
+data: {json.dumps(str(world.data))}
+regions: {world.regions.as_uri()}
+options: {{least: 1}}
+train: {{steps: 2, tokens: 256, device: cpu}}
+"""
+    assert run(parse_recipe(text), tmp_path / "run", progress=False).finished
+    assert "order: shards" in (tmp_path / "run" / "config.yaml").read_text()
+
+
+def test_the_command_line_takes_a_url(world, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("UNITER_CACHE_SIZE", "100MB")
+    model = ["--model", str(world.models / "answers"), "--option", "least=1", "--split", "val", "--quiet"]
+    found = []
+    for regions in (str(world.regions), world.regions.as_uri()):
+        monkeypatch.setattr(
+            sys, "argv", ["uniter", "evaluate", "vqa", "--data", str(world.data), "--regions", regions, *model]
+        )
+        with pytest.raises(SystemExit):
+            cli.main()
+        found.append(capsys.readouterr().out)
+    assert found[0] == found[1] and "{" in found[0]
