@@ -116,7 +116,7 @@ class Trial:
         return self._killed("killed in a step", {"die_at_loss": self.draw("step", 2, 12)})
 
     def _anywhere(self) -> Fault:
-        return self._killed("killed at any time", kill_after=0.05 + 0.01 * self.draw("time", 0, 70))
+        return self._killed("killed at any time", kill_after=0.05 + 0.02 * self.draw("time", 0, 70))
 
     def _checkpoint(self) -> Fault:
         plan = {"die_at_file": [str(self.run / "checkpoints"), self.draw("checkpoint", 2, 25)]}
