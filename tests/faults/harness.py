@@ -173,3 +173,8 @@ def kept(before: list[str], after: list[str]) -> int:
 def checkpoints(run: Path) -> list[Path]:
     """A run's checkpoints, the newest first."""
     return sorted((run / "checkpoints").glob("step-*"), reverse=True)
+
+
+def newest(run: Path) -> int:
+    """The update of a run's newest checkpoint, 0 without one."""
+    return max((int(place.name.removeprefix("step-")) for place in checkpoints(run)), default=0)

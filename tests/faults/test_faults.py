@@ -46,8 +46,8 @@ def test_a_run_survives(group, victims, data, whole, tmp_path):
         assert trial.strike(kind).hit, f"{kind} did not strike: the run was over"
     assert trial.finish() == whole
     for kind, fault in zip(kinds, trial.faults, strict=True):
-        most = 2 * SAVE_EVERY if kind == "torn" else SAVE_EVERY
-        assert fault.lost is not None and 0 <= fault.lost <= most, fault
+        # A checkpoint may be written beside the next updates, up to the next one.
+        assert fault.lost is not None and 0 <= fault.lost <= 2 * SAVE_EVERY, (kind, fault)
 
 
 def test_a_run_ends_under_a_slow_and_failing_store(victims, data, whole, tmp_path):

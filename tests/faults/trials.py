@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import Outcome, Victims, checkpoints, digest, final, kept, log, steps
+from harness import Outcome, Victims, checkpoints, digest, final, kept, log, newest, steps
 from PIL import Image
 from safetensors.numpy import load_file, save
 from tiny import make_data, recipe_text
 
 from uniter import draws
 
+TORN = "newest checkpoint truncated"
 STEPS, SAVE_EVERY, IMAGES = 40, 4, 40
 SHARD_IMAGES, PICTURES = 3, 15
 
@@ -62,6 +63,7 @@ class Trial:
         }
         self.faults: list[Fault] = []
         self.before: list[str] = []  # the log as the last launch left it
+        self.newest = 0  # update of the newest checkpoint then
         self.told = ""  # what the next launch has to say
 
     def draw(self, purpose: str, low: int, high: int) -> int:
@@ -81,13 +83,21 @@ class Trial:
         now = log(self.run)
         if outcome.killed and now == self.before:
             return outcome  # before it could go on: what was lost is still to be seen
-        for fault in [fault for fault in self.faults if fault.lost is None]:
-            fault.lost = steps(self.before) - kept(self.before, now)
-            self.before = now
-        self.before = now
+        self._account(kept(self.before, now))
+        self.before, self.newest = now, newest(self.run)
         assert self.told in outcome.output, f"{self.told!r} was not said: {outcome.output}"
         self.told = ""
         return outcome
+
+    def _account(self, resumed: int) -> None:
+        """Note what faults cost, now that the run has gone on after this update."""
+        reached, torn = steps(self.before), False
+        for fault in [fault for fault in self.faults if fault.lost is None]:
+            torn = torn or fault.kind == TORN
+            assert self.told or resumed >= self.newest, f"{fault}: more is lost than since the last checkpoint"
+            came_to = self.newest if self.told and not torn else resumed  # what a tear costs is not the kill's fault
+            fault.lost = reached - came_to
+            reached = came_to
 
     def strike(self, kind: str) -> Fault:
         """Let a fault of this kind strike."""
@@ -149,14 +159,14 @@ class Trial:
     def _torn(self) -> Fault:
         while len(checkpoints(self.run)) < 2:
             if not self.launch({"die_at_loss": 2 * SAVE_EVERY + 2}).killed:
-                return Fault("newest checkpoint truncated", False, 0)
-        newest = checkpoints(self.run)[0]
-        files = sorted(file for file in newest.iterdir() if file.is_file())
+                return Fault(TORN, False, 0)
+        place = checkpoints(self.run)[0]
+        files = sorted(file for file in place.iterdir() if file.is_file())
         file = files[self.draw("torn", 0, len(files) - 1)]
         data = file.read_bytes()
         file.write_bytes(data[: self.draw("cut", 0, len(data) - 1)])
-        self.told = newest.name
-        return Fault("newest checkpoint truncated", True)
+        self.told = place.name
+        return Fault(TORN, True)
 
     def _with_data(self, change: Callable[[Path, int], None], does: Callable[[], Fault]) -> Fault:
         """With some of the shards changed, which are put back afterwards."""
@@ -212,8 +222,8 @@ class Trial:
         return Fault("slow and failing store", "the store failed" in outcome.output, 0, outcome.output.strip()[-300:])
 
 
-KINDS = [name[1:] for name, value in vars(Trial).items() if callable(value) and name.startswith("_") and name[1] != "_"]
-KINDS = [kind for kind in KINDS if kind not in ("killed", "stopped", "with_data", "replayed", "failing")]
+KINDS = ["step", "anywhere", "checkpoint", "download", "full_disk", "full_cache", "large_file", "torn"]
+KINDS += ["poisoned", "nan", "infinite"]
 if sys.platform == "win32":
     KINDS.remove("large_file")
 
