@@ -25,7 +25,7 @@ def table():
 
 
 MAY = table()
-LEAVES = ("draws", "files", "databases", "pickles", "tensor_files", "__version__")
+LEAVES = ("draws", "files", "remote", "databases", "pickles", "tensor_files", "__version__")
 
 
 def imports(path):

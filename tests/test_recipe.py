@@ -76,7 +76,7 @@ def test_a_wrong_value_is_one_line(line, said):
 def test_what_is_missing_is_said_with_its_meaning():
     assert (
         message("kind: finetune\ntask: vqa\ndata: x")
-        == "mine.yaml: regions: missing; The pictures' regions: a store or a file of docs/formats.md, or a list of them."
+        == "mine.yaml: regions: missing; The pictures' regions: a store, its URL, or a file of docs/formats.md; or a list of these."
     )
     assert "kind: missing; one of pretrain, finetune" in message("task: vqa")
     assert "unknown kind 'tune'" in message("kind: tune")

@@ -138,7 +138,7 @@ def extract(
 
 @app.command()
 def show(
-    store: Annotated[Path, typer.Argument(help="Store of regions, or a file of docs/formats.md.")],
+    store: Annotated[str, typer.Argument(help="Store of regions, its URL, or a file of docs/formats.md.")],
     image: Annotated[str, typer.Argument(help="The image's name in it.")],
     out: Annotated[Path, typer.Option("--out", help="PNG file to write.")],
     images: Annotated[
@@ -325,11 +325,24 @@ Data = Annotated[
     Path, typer.Option("--data", help="Folder of the benchmark's own files or text databases, or your own file.")
 ]
 Regions = Annotated[
-    list[Path],
-    typer.Option("--regions", help="The pictures' regions: a store or a file of docs/formats.md; may be repeated."),
+    list[str],
+    typer.Option(
+        "--regions", help="The pictures' regions: a store, its URL, or a file of docs/formats.md; may be repeated."
+    ),
 ]
 Split = Annotated[str, typer.Option("--split", help="Which split.")]
 Option = Annotated[list[str] | None, typer.Option("--option", help="Option of the task, as key=value.")]
+
+
+@app.command()
+def replay(
+    incident: Annotated[Path, typer.Argument(help="The folder incident-... that a run left when it stopped.")],
+) -> None:
+    """Run a step again that was not finite; print which tensors went wrong, the first one first."""
+    from uniter.run import replay as run_replay
+
+    for found in run_replay(incident):
+        print(found)
 
 
 @app.command()
@@ -356,7 +369,7 @@ def score(
     split: Split = "test",
     option: Option = None,
     regions: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option("--regions", help="The pictures' regions, to learn the best that their boxes allow (refcoco)."),
     ] = None,
 ) -> None:

@@ -117,7 +117,7 @@ def _joined(*parts: nn.Module) -> nn.Linear:
     if wrong := [part for part in parts if type(part) is not nn.Linear]:
         raise ValueError(f"a layer of kind {type(wrong[0]).__name__} cannot be prepared: merge or unwrap it first")
     linears: Any = parts
-    joined = nn.utils.skip_init(nn.Linear, linears[0].in_features, sum(part.out_features for part in linears))
+    joined: Any = nn.utils.skip_init(nn.Linear, linears[0].in_features, sum(part.out_features for part in linears))
     with torch.no_grad():
         joined.weight.copy_(torch.cat([part.weight for part in linears]))
         joined.bias.copy_(torch.cat([part.bias for part in linears]))

@@ -62,13 +62,15 @@ class Objective:
     name: str
     needs_class_probs = False
 
-    def choose(self, rows: Draws, images: np.ndarray, number_of_images: int) -> tuple[np.ndarray, np.ndarray]:
+    def choose(
+        self, rows: Draws, images: np.ndarray, number_of_images: int | np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Which image each row's text meets: its own.
 
         Args:
             rows: the draws of the batch.
             images: (B,) the number of each row's own image.
-            number_of_images: distinct images to choose from.
+            number_of_images: distinct images to choose from, for all rows or for each (B,).
 
         Returns:
             (B,) numbers of images, and (B,) labels, 1 = they belong together.
@@ -298,11 +300,12 @@ class Matching(Objective):
         self.transport_weight = transport_weight
         self.include_special = include_special
 
-    def choose(self, rows: Draws, images: np.ndarray, number_of_images: int) -> tuple[np.ndarray, np.ndarray]:
+    def choose(
+        self, rows: Draws, images: np.ndarray, number_of_images: int | np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Another image, evenly among the others, for about `negative_probability` of the rows; of one image none."""
         labels = (rows.uniform("itm-label") >= self.negative_probability).astype(np.int64)
-        if number_of_images < 2:
-            return images, np.ones_like(labels)
+        labels = np.where(np.asarray(number_of_images) < 2, 1, labels)
         step = 1 + np.floor(rows.uniform("itm-image") * (number_of_images - 1)).astype(np.int64)
         return np.where(labels == 1, images, (images + step) % number_of_images), labels
 

@@ -32,6 +32,7 @@ from uniter.regions.detectors import Detector, load_detector
 from uniter.regions.extract import extract, list_pictures
 from uniter.regions.pictures import open_picture, upright_rgb
 from uniter.regions.store import Store, StoreWriter
+from uniter.remote import cache_folder as cache_folder
 
 log = logging.getLogger(__name__)
 
@@ -375,11 +376,3 @@ def _warn_of_changed(pictures: list[tuple[str, Path]], store: Path) -> None:
             store,
             changed[0],
         )
-
-
-def cache_folder() -> Path:
-    """Where regions of searched folders are kept: $UNITER_CACHE, or `uniter` in the user's cache folder."""
-    if place := os.environ.get("UNITER_CACHE"):
-        return Path(place)
-    home = os.environ.get("LOCALAPPDATA") if os.name == "nt" else os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "uniter"

@@ -30,7 +30,8 @@ from uniter.regions import Regions
 from uniter.regions.formats import open_regions
 from uniter.regions.packed import Buffers, PackedRegions
 from uniter.regions.source import RegionSource
-from uniter.tasks.reading import name_finder
+from uniter.remote import local
+from uniter.tasks.reading import name_finder, shards_of
 from uniter.tasks.retrieval import open_captions
 from uniter.tasks.text_database import TextDatabase
 from uniter.tasks.vcr import VCR
@@ -94,7 +95,7 @@ class Captioned:
     def read(
         cls,
         captions: str | Path,
-        regions: str | Path | Sequence[Path],
+        regions: str | Path | Sequence[str | Path],
         split: str,
         processor: UniterProcessor,
         training: bool = True,
@@ -116,7 +117,7 @@ class Captioned:
         Raises:
             ValueError: a file is missing or foreign, the split is empty, or an image is not in the store.
         """
-        store = open_regions(regions)
+        store, captions = open_regions(regions), local(captions)
         choice = replace(choice or Choice(), split=split)
         if Path(captions).is_dir():
             if choice != Choice(split):
@@ -197,6 +198,7 @@ class Captioned:
         self._by_image = np.argsort(self.image_of, kind="stable")
         self._count = np.bincount(self.image_of, minlength=len(self.images))
         self._start = np.cumsum(self._count) - self._count
+        self._shard_places: np.ndarray | None = None  # made when asked for
 
     def tokens(self, index: int) -> Tokens:
         """A text and its segment types."""
@@ -233,6 +235,24 @@ class Captioned:
     def text_of(self, images: np.ndarray, draw: np.ndarray) -> np.ndarray:
         """(B,) a caption of each image, picked by a (B,) draw in [0, 1)."""
         return self._by_image[self._start[images] + np.floor(draw * self._count[images]).astype(np.int64)]
+
+    def image_shards(self) -> np.ndarray:
+        """(images,) the shard of the store that each image's regions lie in."""
+        return shards_of(self.images, self.store)
+
+    def near(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of each image its place among those of its shard, how many they are, and where they begin in `by_shard`."""
+        if self._shard_places is None:
+            shards = self.image_shards()
+            self.by_shard = np.argsort(shards, kind="stable")
+            _, first, number, count = np.unique(
+                shards[self.by_shard], return_index=True, return_inverse=True, return_counts=True
+            )
+            places = np.empty((3, len(shards)), np.int64)
+            places[:, self.by_shard] = np.arange(len(shards)) - first[number], count[number], first[number]
+            self._shard_places = places
+        place, count, first = self._shard_places[:, images]
+        return place, count, first
 
     def lengths(self) -> np.ndarray:
         """(captions,) tokens of each pair: text with CLS and SEP, and regions."""
@@ -380,6 +400,7 @@ class Pretraining:
         weights: each source's part of the mixture; left out, its number of captions.
         validation_pairs: how many pairs of each validation source are looked at.
         names: of the sources, for streams and logs; left out, their numbers.
+        near: replace an image by one of the same shard of the store, so that no other shard is needed.
     """
 
     monitor = "score"
@@ -395,6 +416,7 @@ class Pretraining:
         weights: Sequence[float] | None = None,
         validation_pairs: int = 1000,
         names: Sequence[str] | None = None,
+        near: bool = False,
     ):
         if not sources:
             raise ValueError(
@@ -402,7 +424,7 @@ class Pretraining:
             )
         if not objectives:
             raise ValueError("every objective has weight 0: give at least one of mlm, itm, mrfr, mrc, mrckl a weight")
-        self.model, self.processor, self.seed = model, processor, seed
+        self.model, self.processor, self.seed, self.near = model, processor, seed, near
         self._buffers = Buffers()
         self.sources, self.validation, self.validation_pairs = list(sources), list(validation), validation_pairs
         self.objectives = {objective.name: objective for objective in objectives}
@@ -421,6 +443,16 @@ class Pretraining:
     def lengths(self, stream: str) -> np.ndarray:
         """(examples,) tokens of each example of a stream."""
         return self._parts(stream)[1].lengths()
+
+    def shards(self, stream: str) -> np.ndarray:
+        """(examples,) the shard of the store that each example's image lies in."""
+        source = self._parts(stream)[1]
+        return source.image_shards()[source.image_of]
+
+    def describe(self, stream: str, indices: np.ndarray) -> list[str]:
+        """Each example's image, and the number of its caption in the source."""
+        source = self._parts(stream)[1]
+        return [f"{source.images[source.image_of[index]]} (text {index})" for index in indices]
 
     def prepare(self, stream: str, indices: np.ndarray, epoch: int) -> dict[str, Tensor]:
         """A spoiled batch of these examples, on the CPU."""
@@ -476,7 +508,12 @@ class Pretraining:
 
     def _batch(self, objective: Objective, source: Captioned, rows: Draws) -> dict[str, Tensor]:
         own = source.image_of[rows.indices]
-        images, labels = objective.choose(rows, own, len(source.images))
+        if self.near:
+            places, count, first = source.near(own)
+            chosen, labels = objective.choose(rows, places, count)
+            images = source.by_shard[first + chosen]
+        else:
+            images, labels = objective.choose(rows, own, len(source.images))
         texts = rows.indices
         if isinstance(objective, Matching):
             # The other way round: this image stays and gets a text of the image that was drawn.
@@ -486,7 +523,7 @@ class Pretraining:
         batch = self._joined(source, texts, images, objective.needs_class_probs)
         if isinstance(objective, Matching):
             batch["labels"] = torch.from_numpy(labels)
-        return _padded(objective.spoil(batch, rows))
+        return objective.spoil(batch, rows)
 
     def _joined(self, source: Captioned, texts: np.ndarray, images: np.ndarray, probs: bool) -> dict[str, Tensor]:
         """What `UniterProcessor.collate` would make of these pairs, without an object for each of them."""
@@ -513,13 +550,3 @@ class Pretraining:
             kind = torch.float16 if dtype == np.float16 else torch.float32
             return torch.empty(rows, width, dtype=kind, pin_memory=True).numpy()
         return self._buffers.rows(rows, width, dtype)
-
-
-def _padded(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A batch whose regions lie behind each other, with a row of them for each pair."""
-    found, counts = dict(batch), batch["region_mask"].sum(1).tolist()
-    for key in {"regions", "locations", "class_probs"} & batch.keys():
-        found[key] = torch.from_numpy(np.zeros((len(counts), max(counts), batch[key].shape[1]), np.float32))
-        for slot, rows in zip(found[key], batch[key].split(counts), strict=True):
-            slot[: len(rows)] = rows
-    return found

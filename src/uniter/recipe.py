@@ -14,8 +14,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 FilePath = Annotated[Path, Field(strict=False)]
-# One path or several; kept as given.
-RegionPlaces = Annotated[Path, Field(strict=False)] | Annotated[list[FilePath], Field(min_length=1)]
+Url = Annotated[str, Field(pattern=r"^[A-Za-z0-9+.:-]+://")]
+FilePlace = Url | FilePath
+# One place or several; kept as given.
+RegionPlaces = FilePlace | Annotated[list[FilePlace], Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
 
@@ -56,10 +58,13 @@ class Training(Settings):
         "batches by the longest example of their window and so fills about 40% of it; examples: max_examples a batch, "
         "not sorted.",
     )
-    order: Literal["shuffled", "files"] = Field(
+    order: Literal["shuffled", "files", "shards"] = Field(
         "shuffled",
-        description="shuffled: anew each epoch; files: the files' own, every epoch (published for expressions).",
+        description="shuffled: anew each epoch; files: the files' own, every epoch (published for expressions); "
+        "shards: anew, a few shards of the store after the other, so that the others need not be at hand. Left out, it "
+        "is shards where regions are behind a URL.",
     )
+    shard_window: int = Field(8, ge=1, description="order: shards: shards whose examples are shuffled together.")
     window: int = Field(8192, ge=1, description="Examples sorted by length together before batches are cut.")
     learning_rate: float = Field(5e-5, gt=0, description="Highest learning rate, reached at the end of the warm-up.")
     head_learning_rate_factor: float = Field(
@@ -170,15 +175,15 @@ class Source(Settings):
     kind: Literal["captions", "vcr"] = Field(
         "captions", description="vcr: questions of VCR with their true answers and rationales (second stage)."
     )
-    captions: FilePath = Field(
-        description="The data set's public file (docs/pretraining_data.md), or a published text database; of VCR, the "
-        "folder of its files or databases."
+    captions: FilePlace = Field(
+        description="The data set's public file (docs/pretraining_data.md), or a published text database, or its URL; "
+        "of VCR, the folder of its files or databases."
     )
-    gt_regions: FilePath | None = Field(
+    gt_regions: FilePlace | None = Field(
         None, description="Store of the regions of VCR's annotated boxes; null: they are in `regions` too."
     )
     regions: RegionPlaces = Field(
-        description="The pictures' regions: a store or a file of docs/formats.md, or a list of them."
+        description="The pictures' regions: a store, its URL, or a file of docs/formats.md; or a list of these."
     )
     split: str = Field("train", description="Which split of it.")
     lengths: Literal["plain", "published"] = Field(
@@ -295,7 +300,7 @@ class FinetuneRecipe(Settings):
         description="Folder of the benchmark's own files or text databases, or one's own file (docs/your_data.md)."
     )
     regions: RegionPlaces = Field(
-        description="The pictures' regions: a store or a file of docs/formats.md, or a list of them."
+        description="The pictures' regions: a store, its URL, or a file of docs/formats.md; or a list of these."
     )
     validation_regions: RegionPlaces | None = Field(
         None, description="Regions to validate with; null: the same (published expressions validate on detected boxes)."
@@ -374,6 +379,16 @@ def with_parity(recipe: Recipe, task: Mapping[str, Mapping[str, Any]] | None = N
             _official(source, OFFICIAL["sources"]) if source.kind == "vcr" else source for source in recipe.sources
         ]
     return recipe.model_copy(update=changed)
+
+
+def with_order(recipe: Recipe) -> Recipe:
+    """The recipe with `order: shards` where regions are behind a URL and nobody said in which order to read them."""
+    parts: list[Any] = [recipe] if isinstance(recipe, FinetuneRecipe) else [*recipe.sources]
+    places = [part.regions for part in parts]
+    remote = any("://" in str(place) for held in places for place in (held if isinstance(held, list) else [held]))
+    if not remote or "order" in recipe.train.model_fields_set:
+        return recipe
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"order": "shards"})})
 
 
 def _official(settings: S, published: Mapping[str, Any]) -> S:

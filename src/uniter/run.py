@@ -15,14 +15,27 @@ from uniter.modeling_uniter import UniterForPreTraining, UniterPreTrainedModel
 from uniter.pipeline import SHIPPED, check_detector, check_vocabulary
 from uniter.pretraining import Pretraining, make_objectives, read_source
 from uniter.processing_uniter import UniterProcessor, Vocabulary
-from uniter.recipe import FinetuneRecipe, ModelSettings, PretrainRecipe, Recipe, read_yaml, to_yaml, with_parity
+from uniter.recipe import (
+    FinetuneRecipe,
+    ModelSettings,
+    PretrainRecipe,
+    Recipe,
+    parse_recipe,
+    read_yaml,
+    to_yaml,
+    with_order,
+    with_parity,
+)
 from uniter.regions.formats import open_regions
 from uniter.regions.source import RegionSource
 from uniter.tasks.base import Task, load
 from uniter.tasks.finetuning import FineTuning
 from uniter.tasks.retrieval import ids_beside
 from uniter.tasks.vcr import VCR, vcr_config
+from uniter.training.incidents import MODEL, read_report
 from uniter.training.loop import Result, train
+from uniter.training.replay import Replay
+from uniter.training.replay import replay as replay_job
 
 M = TypeVar("M", bound=UniterPreTrainedModel)
 
@@ -42,9 +55,31 @@ def run(
     Raises:
         ValueError: a file is missing or foreign, settings do not fit each other, or the folder holds something else.
     """
+    recipe = with_order(recipe)
     recipe = with_parity(recipe, load(recipe.task).published if isinstance(recipe, FinetuneRecipe) else None)
     job = pretraining_job(recipe) if isinstance(recipe, PretrainRecipe) else finetuning_job(recipe)
     return train(job, recipe.train, out, to_yaml(recipe), resume, progress, max_memory)
+
+
+def replay(place: str | Path) -> list[Replay]:
+    """Run a step again that went wrong, from what its run kept of it.
+
+    Args:
+        place: the folder `incident-...` of the run.
+
+    Raises:
+        ValueError: it is none, or the run's settings or data are not there any more.
+    """
+    place = Path(place)
+    read_report(place)
+    config = place.parent / "config.yaml"
+    if not config.is_file():
+        raise ValueError(f"{config}: no such file; leave the incident in its run's folder")
+    recipe = parse_recipe(config.read_text(encoding="utf-8"), name=str(config))
+    settings = ModelSettings.model_validate({"from": place / MODEL})
+    recipe = recipe.model_copy(update={"model": settings})
+    job = pretraining_job(recipe) if isinstance(recipe, PretrainRecipe) else finetuning_job(recipe)
+    return replay_job(job, recipe.train, place)
 
 
 def pretraining_job(recipe: PretrainRecipe) -> Pretraining:
@@ -65,7 +100,9 @@ def pretraining_job(recipe: PretrainRecipe) -> Pretraining:
     weights = [source.weight for source in recipe.sources if source.weight is not None]
     names = [source.name or str(number) for number, source in enumerate(recipe.sources)]
     return Pretraining(
-        model, processor, sources, validation, objectives, recipe.train.seed, weights or None, names=names
+        *(model, processor, sources, validation, objectives, recipe.train.seed, weights or None),
+        names=names,
+        near=recipe.train.order == "shards",
     )
 
 
@@ -188,7 +225,7 @@ def finetuning_job(recipe: FinetuneRecipe) -> FineTuning:
 def evaluate(
     task: str,
     data: str | Path,
-    regions: str | Path | Sequence[Path],
+    regions: str | Path | Sequence[str | Path],
     split: str,
     model: str | Path | None = None,
     options: Sequence[str] = (),
@@ -210,7 +247,7 @@ def score(
     split: str,
     predictions: str | Path,
     options: Sequence[str] = (),
-    regions: str | Path | Sequence[Path] | None = None,
+    regions: str | Path | Sequence[str | Path] | None = None,
 ) -> dict[str, float]:
     """The numbers of a file of predictions, whoever made it, on a split of a task; needs no model.
 
@@ -240,7 +277,7 @@ def score(
 def predict(
     task: str,
     data: str | Path,
-    regions: str | Path | Sequence[Path],
+    regions: str | Path | Sequence[str | Path],
     split: str,
     model: str | Path | None,
     options: Sequence[str],
@@ -276,7 +313,7 @@ def predict(
 def _task(
     name: str,
     data: str | Path,
-    regions: str | Path | Sequence[Path] | None,
+    regions: str | Path | Sequence[str | Path] | None,
     split: str,
     options: Sequence[str],
     processor: UniterProcessor | None = None,

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from uniter import draws
 from uniter.training.batching import evaluation_batches, fill, in_order, training_batches
 
 
@@ -165,3 +166,57 @@ def test_batches_by_count_and_in_the_files_order():
         training_batches(lengths, 40, mode="examples")
     with pytest.raises(ValueError, match=r"raise train\.tokens to 27"):
         training_batches(lengths, 20, **options)
+
+
+# Shards ------------------------------------------------------------------------------------------------
+
+SHARDS = np.repeat(np.arange(20), 10)  # 20 shards of 10 examples
+LENGTHS = draws.integers(3, "lengths", 20, np.arange(200)) + 5
+
+
+def by_shards(epoch=0, lanes=1, window=2, mode="filled", **more):
+    more = {"window": 16, **more}
+    return training_batches(
+        LENGTHS, 120, seed=5, epoch=epoch, mode=mode, shards=SHARDS, shard_window=window, lanes=lanes, **more
+    )
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_shards_every_example_once_and_few_shards_at_a_time(lanes):
+    batches = by_shards(lanes=lanes)
+    assert sorted(np.concatenate(batches)) == list(range(200))
+    assert all(LENGTHS[batch].max() * len(batch) <= 120 for batch in batches)
+    whole = 3 * len(batches) // 4  # while no lane has ended
+    for lane in range(lanes):
+        there = [set(SHARDS[batch].tolist()) for batch in batches[lane:whole:lanes]]
+        first = {shard: place for place, held in reversed(list(enumerate(there))) for shard in held}
+        last = {shard: place for place, held in enumerate(there) for shard in held}
+        wanted = [sum(first[shard] <= place <= last[shard] for shard in first) for place in range(len(there))]
+        assert max(wanted) <= 2, "more shards are needed than those of a window"
+
+
+def test_shards_their_order_is_drawn_anew_and_depends_on_nothing_else():
+    one, other = by_shards(0), by_shards(1)
+    assert all(np.array_equal(a, b) for a, b in zip(one, by_shards(0), strict=True))
+    first = [SHARDS[batch[0]] for batch in one]
+    assert first != [SHARDS[batch[0]] for batch in other] and first != sorted(first)
+
+
+def test_shards_lanes_read_different_shards_at_any_time():
+    batches = by_shards(lanes=2)
+    whole = 2 * (3 * len(batches) // 8)
+    for turn in range(0, whole, 2):
+        assert not set(SHARDS[batches[turn]]) & set(SHARDS[batches[turn + 1]])
+    nodes = [set(SHARDS[np.concatenate(batches[node:whole:2])]) for node in (0, 1)]
+    assert not nodes[0] & nodes[1], "two nodes read disjoint windows"
+
+
+def test_shards_in_one_window_are_an_ordinary_epoch():
+    everything = training_batches(LENGTHS, 120, seed=5, window=16, shards=SHARDS, shard_window=20)
+    ordinary = training_batches(LENGTHS, 120, seed=5, window=16)
+    assert sorted(map(sorted, everything)) == sorted(map(sorted, ordinary)), "the same batches, in another order"
+
+
+def test_shards_with_examples_by_count():
+    batches = by_shards(mode="examples", max_examples=4)
+    assert [len(batch) for batch in batches].count(4) == 50

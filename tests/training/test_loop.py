@@ -48,6 +48,9 @@ class ToyJob:
     def lengths(self, stream):
         return self._lengths
 
+    def describe(self, stream, indices):
+        return [f"example {index}" for index in indices]
+
     def prepare(self, stream, indices, epoch):
         self.threads.add(threading.current_thread().name)
         noise = np.random.default_rng([epoch, *indices.tolist()]).normal(size=(len(indices), 4)) * 0.01
@@ -250,10 +253,15 @@ def test_not_a_number_stops_and_names_the_examples(tmp_path):
     job.poison = 11
     with pytest.raises(FloatingPointError, match=r"loss is not finite at step \d+, stream [ab]"):
         run(job, tmp_path, settings(accumulate=2))
-    incident = json.loads((tmp_path / "incident.json").read_text())
+    (place,) = tmp_path.glob("incident-*")
+    incident = json.loads((place / "report.json").read_text())
     assert 11 in incident["indices"] and incident["losses"].count("nan") >= 1
     assert all(torch.isfinite(p).all() for p in job.model.parameters())
-    assert incident["step"] == len(log(tmp_path)) + 1
+    assert incident["step"] == len(log(tmp_path)) + 1 and place.name == f"incident-{incident['step']:08d}"
+    (batch,) = incident["batches"]
+    assert batch["wrong"] == [{"tensor": "y", "numbers": 1, "examples": ["example 11"]}]
+    kept = load_file(place / "model" / "model.safetensors")
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in job.model.state_dict().items())
 
 
 def test_accumulation_is_the_mean_of_the_micro_batches(tmp_path):

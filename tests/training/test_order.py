@@ -3,7 +3,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from uniter.recipe import Training
+from uniter.recipe import Training, parse_recipe, to_yaml, with_order
 from uniter.training.order import Stream, choices, plan, stream_of, uses_before
 
 MIXTURE = {"mlm": 2.0, "itm": 2.0, "mrfr": 1.0, "off": 0.0}
@@ -70,3 +70,30 @@ def test_a_stream_without_a_batch_is_refused():
         Stream("a", np.array([], dtype=int), Training())
     with pytest.raises(ValueError, match="stream a: its 5 examples make no batch"):
         Stream("a", np.full(5, 10), Training(batching="published"))
+
+
+def test_the_micro_batches_of_an_update_read_different_shards():
+    """With two micro-batches an update, two nodes that take one each read disjoint windows of shards."""
+    training = Training(steps=20, tokens=60, accumulate=2, order="shards", shard_window=2, window=16)
+    shards = np.repeat(np.arange(24), 10)
+    lengths = np.full(len(shards), 10)
+    stream = Stream("a", lengths, training, shards)
+    read: list[set] = [set(), set()]
+    for micro in plan({"a": stream}, {"a": 1.0}, training, 1):
+        if micro.epoch == 0:
+            read[micro.micro] |= set(shards[micro.indices])
+    assert min(map(len, read)) >= 8 and not read[0] & read[1]
+
+
+def test_order_shards_is_taken_where_regions_are_behind_a_url():
+    text = "kind: pretrain\nsources: [{captions: c.json, regions: %s}]\n%s"
+    for regions, more, order in (
+        ("s3://bucket/store", "", "shards"),
+        ("[here, 'memory://there']", "", "shards"),
+        ("s3://bucket/store", "train: {order: shuffled}", "shuffled"),
+        ("here", "", "shuffled"),
+    ):
+        assert with_order(parse_recipe(text % (regions, more))).train.order == order
+    tuned = "kind: finetune\ntask: vqa\ndata: x\nregions: s3://bucket/store\n"
+    assert with_order(parse_recipe(tuned)).train.order == "shards"
+    assert parse_recipe(to_yaml(parse_recipe(tuned))).regions == "s3://bucket/store"

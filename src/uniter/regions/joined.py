@@ -1,7 +1,6 @@
 """Several sources of regions as one: a benchmark's images often lie in a store for each of its splits or subsets."""
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -22,7 +21,7 @@ class JoinedRegions(RegionSource):
 
     def __init__(self, parts: Sequence[RegionSource]) -> None:
         self.parts = list(parts)
-        self.path = Path(self.parts[0].path)
+        self.path = self.parts[0].path
         first = self.parts[0]
         for part in self.parts[1:]:
             if part.feature_size != first.feature_size or part.detector != first.detector:
@@ -53,6 +52,14 @@ class JoinedRegions(RegionSource):
     def num_regions(self, name: str) -> int:
         """How many regions this image has."""
         return self._part(name).num_regions(name)
+
+    def shard_numbers(self) -> np.ndarray:
+        """Which images lie together: those of one part's shard."""
+        found, first = [], 0
+        for part in self.parts:
+            found.append(part.shard_numbers() + first)
+            first = int(found[-1].max(initial=first - 1)) + 1
+        return np.concatenate(found)
 
     @property
     def detector(self) -> str | None:

@@ -19,6 +19,11 @@ from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import Any, BinaryIO, NamedTuple
 
+from uniter import remote
+from uniter.remote import is_url as is_url
+from uniter.remote import needed as needed
+from uniter.remote import system_of
+
 ENDINGS = ("jpg", "jpeg", "jpe", "png", "webp", "bmp", "dib", "gif", "tif", "tiff", "ppm", "pgm", "avif")
 """What a tar's member has to end in to be a picture: the others of its key say something about it."""
 
@@ -61,11 +66,6 @@ class Failure:
 
     name: str
     reason: str
-
-
-def is_url(path: str | os.PathLike) -> bool:
-    """Whether fsspec has to read it."""
-    return "://" in str(path)
 
 
 def find_pictures(
@@ -133,9 +133,7 @@ def read_bytes(place: Place) -> bytes:
             raise ValueError(f"row {place.first} of row group {place.group} in {place.path} holds no bytes")
         return value
     if is_url(place.path):
-        system, path = _system(place.path)
-        span = {} if place.size < 0 else {"start": place.first, "end": place.first + place.size}
-        data = system.cat_file(path, **span)
+        data = remote.read_bytes(place.path, place.first, None if place.size < 0 else place.first + place.size)
     elif place.size < 0:
         return Path(place.path).read_bytes()
     else:
@@ -232,14 +230,9 @@ def _without_metadata(files: Sequence[str]) -> Iterator[str]:
 # ---------------------------------------------------------------- URLs
 
 
-def _system(url: str) -> tuple[Any, str]:
-    """The file system of a URL and the path in it."""
-    return needed("fsspec").core.url_to_fs(url)
-
-
 def _at_url(url: str, root: str | os.PathLike | None) -> tuple[list[str], str | os.PathLike | None]:
     """The files of a folder, a glob or a file at a URL, and the URL that names begin below."""
-    system, path = _system(url)
+    system, path = system_of(url)
     if magic := _MAGIC.search(path):
         found = [file for file, said in system.glob(path, detail=True).items() if said["type"] == "file"]
         base = path[: magic.start()].rpartition("/")[0]
@@ -258,18 +251,6 @@ def _at_url(url: str, root: str | os.PathLike | None) -> tuple[list[str], str | 
             folders.setdefault(parent, []).append(name)
     files = [f"{parent}/{name}" for parent, names in folders.items() for name in _without_metadata(names)]
     return [system.unstrip_protocol(file) for file in files], root or system.unstrip_protocol(base)
-
-
-def needed(module: str, extra: str = "scale") -> Any:
-    """A module that an extra brings.
-
-    Raises:
-        ValueError: it is not installed.
-    """
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise ValueError(f"this needs {module} ({error}): pip install 'uniter[{extra}]'") from None
 
 
 def _opened(path: str) -> BinaryIO:

@@ -3,13 +3,16 @@
 import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
 from uniter.regions.packed import MISSING_PROBS, PackedRegions
 from uniter.regions.regions import Regions
+
+TOGETHER = 512  # images of a file without shards that count as one
 
 
 class UnknownImageError(ValueError, KeyError):
@@ -25,7 +28,7 @@ class RegionSource(ABC):
     A source can be pickled (it is opened again where it is unpickled) and read by several threads and processes.
     """
 
-    path: Path
+    path: Any  # a Path, or the URL of what is behind one
     names: list[str]
     _position: dict[str, int]  # name -> place in names
 
@@ -112,6 +115,10 @@ class RegionSource(ABC):
             return np.array([self._position[name] for name in names], np.int64)
         except KeyError:
             return np.array([self.place(name) for name in names])  # or the error that names what is near
+
+    def shard_numbers(self) -> np.ndarray:
+        """Which images lie together, so that they are best read together: int64, in the order of `names`."""
+        return np.arange(len(self.names)) // TOGETHER
 
     def read(self, names: Iterable[str]) -> list[Regions]:
         """The regions of several images, in that order."""

@@ -16,6 +16,7 @@ import threading
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
@@ -248,6 +249,8 @@ def check_fits(index: dict[str, Any], name: str, regions: Regions, path: Path) -
     names = index["class_names"]
     if names is not None and classes and len(names) != classes:
         raise ValueError(f"image {name!r} has {classes} class probabilities, but {len(names)} class names were given")
+    if not np.isfinite(regions.features).all():
+        raise ValueError(f"image {name!r} has features that are not numbers: look at the picture and the detector")
     if np.abs(regions.features).max(initial=0) > np.finfo(np.float16).max:
         raise ValueError(f"image {name!r} has features beyond float16's range (65504): scale the features")
 
@@ -363,28 +366,35 @@ class Store(RegionSource):
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = Path(path)
-        self.index = _read_index(self.path)
+        self._open(_read_index(self.path))
+
+    def _open(self, index: dict[str, Any]) -> None:
+        """Read the names and how many regions each image has."""
+        self.index = index
         self.names: list[str] = []
         self._shards: OrderedDict[int, _Shard] = OrderedDict()
         self._lock = threading.Lock()
         counts = []
         self._starts = [0]  # of each shard the place of its first image
-        for number, entry in enumerate(self.index["shards"]):
-            tensors = self._shard(number).tensors
-            blob = tensors["names"].tobytes()
-            ends = tensors["name_offsets"].tolist()
-            self.names.extend(blob[a:b].decode() for a, b in pairwise(ends))
-            counts.append(np.diff(tensors["offsets"]))
+        for entry, held in zip(index["shards"], self._held(), strict=True):
+            self.names.extend(held.names)
             self._starts.append(len(self.names))
-            if len(self.names) - self._starts[number] != entry["images"] or len(counts[-1]) != entry["images"]:
+            counts.append(held.counts)
+            if len(held.names) != entry["images"] or len(held.counts) != entry["images"]:
                 raise ValueError(
-                    f"{self.path / entry['file']} does not hold the {entry['images']} images that the index says"
+                    f"{self._place(entry)} does not hold the {entry['images']} images that the index says: {_MEND}"
                 )
         self._counts = np.concatenate(counts) if counts else np.zeros(0, np.int64)
         self._position = {name: position for position, name in enumerate(self.names)}
 
+    def _held(self) -> Iterable["Held"]:
+        """Of each shard, which images it holds."""
+        for number in range(len(self.index["shards"])):
+            tensors = self._shard(number).tensors
+            yield Held.of(*(tensors[name] for name in HELD))
+
     def __reduce__(self) -> tuple:
-        return (Store, (str(self.path),))
+        return (type(self), (str(self.path),))
 
     def __getitem__(self, name: str) -> Regions:
         number, row = self._find(name)
@@ -475,12 +485,24 @@ class Store(RegionSource):
         with self._lock:
             shard = self._shards.pop(number, None)
             if shard is None:
-                entry = self.index["shards"][number]
-                shard = _Shard(self.path / entry["file"], entry["bytes"])
+                shard = self._mapped(number)
                 if len(self._shards) >= _OPEN_SHARDS:
                     self._shards.popitem(last=False)
             self._shards[number] = shard
             return shard
+
+    def _mapped(self, number: int) -> "_Shard":
+        """A shard that was not mapped yet."""
+        entry = self.index["shards"][number]
+        return _Shard(self.path / entry["file"], entry["bytes"])
+
+    def _place(self, entry: dict[str, Any]) -> str:
+        """What a shard is called in messages."""
+        return f"{self.path}/{entry['file']}"
+
+    def shard_numbers(self) -> np.ndarray:
+        """In which shard each image lies, int64, in the order of `names`."""
+        return np.repeat(np.arange(len(self._starts) - 1), np.diff(self._starts))
 
     @property
     def detector(self) -> str | None:
@@ -543,6 +565,21 @@ class Store(RegionSource):
             self._shards.clear()
 
 
+@dataclass(frozen=True)
+class Held:
+    """Which images a shard holds, and how many regions of each: (images,) int64."""
+
+    names: list[str]
+    counts: np.ndarray
+
+    @classmethod
+    def of(cls, names: np.ndarray, name_offsets: np.ndarray, offsets: np.ndarray) -> "Held":
+        """From the tensors of these names."""
+        blob = names.tobytes()
+        return cls([blob[a:b].decode() for a, b in pairwise(name_offsets.tolist())], np.diff(offsets))
+
+
+HELD = ("names", "name_offsets", "offsets")  # the tensors that say it
 _MEND = "copy the store again, or remove it and extract again"
 
 
@@ -554,8 +591,17 @@ def _read_index(path: Path) -> dict[str, Any]:
     file = path / INDEX
     if not file.is_file():
         raise ValueError(f"{path} is no store of regions (no {INDEX}): make one with `uniter extract PICTURES {path}`")
+    return parse_index(file.read_bytes(), file)
+
+
+def parse_index(data: bytes, file: str | Path) -> dict[str, Any]:
+    """The index in these bytes of `file`.
+
+    Raises:
+        ValueError: it is damaged, or none of a store.
+    """
     try:
-        index = json.loads(file.read_text(encoding="utf-8"))
+        index = json.loads(data.decode())
     except ValueError as error:
         raise ValueError(f"{file} is damaged ({error}): {_MEND}") from None
     if not isinstance(index, dict) or index.get("format") != FORMAT:
@@ -570,10 +616,27 @@ def _read_index(path: Path) -> dict[str, Any]:
     return index
 
 
+def header_end(data: bytes) -> int:
+    """Where the header of a safetensors file ends, from the file's first eight bytes."""
+    return 8 + struct.unpack("<Q", data[:8])[0]
+
+
+def read_header(data: bytes) -> dict[str, tuple[Any, list[int], int, int]]:
+    """Of each tensor dtype, shape, and the bytes of the file that it lies between, from the file's header."""
+    end = header_end(data)
+    header = json.loads(data[8:end])
+    header.pop("__metadata__", None)
+    return {
+        name: (_DTYPES[entry["dtype"]], entry["shape"], *(end + offset for offset in entry["data_offsets"]))
+        for name, entry in header.items()
+    }
+
+
 class _Shard:
     """One shard: its tensors as views of the mapped file, and what is asked of every image as plain numbers."""
 
     def __init__(self, path: Path, size: int) -> None:
+        self.path = path
         if not path.is_file():
             raise ValueError(f"{path} is missing: {_MEND}")
         if path.stat().st_size != size:
@@ -582,16 +645,13 @@ class _Shard:
             with path.open("rb") as file:  # copy on write: torch takes only what may be written to
                 self.file = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
             data = np.frombuffer(self.file, np.uint8)
-            (length,) = struct.unpack("<Q", data[:8].tobytes())
-            header = json.loads(data[8 : 8 + length].tobytes())
-            header.pop("__metadata__", None)
+            header = read_header(data[: header_end(data[:8].tobytes())].tobytes())
             self.tensors: dict[str, np.ndarray] = {}
-            for name, entry in header.items():
-                begin, end = (8 + length + offset for offset in entry["data_offsets"])
-                self.tensors[name] = data[begin:end].view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
+            for name, (dtype, shape, begin, end) in header.items():
+                self.tensors[name] = data[begin:end].view(dtype).reshape(shape)
             if not set(self.tensors) >= _TENSORS:
                 raise KeyError("a tensor is missing")
-            self.begin, self.end = (8 + length + offset for offset in header["features"]["data_offsets"])
+            *_, self.begin, self.end = header["features"]
             self.features, self.boxes = self.tensors["features"], self.tensors["boxes"]
             self.row_bytes = self.features.strides[0]
             self.fetched = "class_probs" in header  # these are large, and seldom asked for

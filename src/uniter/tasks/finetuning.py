@@ -11,6 +11,7 @@ from uniter.adapters import save_lora
 from uniter.files import write_json
 from uniter.modeling_uniter import UniterPreTrainedModel
 from uniter.tasks.base import Batch, Precision, Task
+from uniter.tasks.reading import shards_of
 
 
 class FineTuning:
@@ -61,6 +62,14 @@ class FineTuning:
     def lengths(self, stream: str) -> np.ndarray:
         """(examples,) tokens of each training example."""
         return self.task.lengths(self.examples)
+
+    def shards(self, stream: str) -> np.ndarray:
+        """(examples,) the shard of the store that each training example's first image lies in."""
+        return shards_of([self.task.shown(example)[0][1] for example in self.examples], self.task.regions)
+
+    def describe(self, stream: str, indices: np.ndarray) -> list[str]:
+        """Each example's id, or number."""
+        return [self.task.example_id(self.examples[index], int(index)) for index in indices]
 
     def prepare(self, stream: str, indices: np.ndarray, epoch: int) -> Batch:
         """The batch of these training examples."""

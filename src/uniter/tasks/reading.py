@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from uniter.regions import Regions
 from uniter.regions.formats import open_regions
 from uniter.regions.source import RegionSource
@@ -19,6 +21,21 @@ IMAGE_ENDING = re.compile(r"\.(npz|jpe?g|png|webp)$", re.IGNORECASE)
 def opened(regions: Names | str | Path | list[Path] | None) -> Names | None:
     """Regions given by path, or by several, opened; others as they are."""
     return open_regions(regions) if isinstance(regions, str | Path | list) else regions
+
+
+def shards_of(images: Iterable[Any], stored: Any) -> np.ndarray:
+    """The shard of the store that each image lies in, int64; of an image that is several, the first one's in it.
+
+    Args:
+        images: names, or tuples of several.
+        stored: the regions; what is no `RegionSource` is one shard.
+    """
+    if not isinstance(stored, RegionSource):
+        return np.zeros(len(list(images)), np.int64)
+    numbers = stored.shard_numbers()
+    named = ((image,) if isinstance(image, str) else image for image in images)
+    first = (next((name for name in names if name in stored), None) for names in named)
+    return np.array([0 if name is None else numbers[stored.place(name)] for name in first], np.int64)
 
 
 def field(record: Any, key: str, place: Path | str, kind: type | tuple[type, ...] = object) -> Any:

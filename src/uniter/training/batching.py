@@ -1,6 +1,7 @@
 """Batches by a budget of tokens: examples of like length together, so that little of a batch is padding."""
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,9 @@ def training_batches(
     max_examples: int | None = None,
     mode: str = "filled",
     shuffled: bool = True,
+    shards: np.ndarray | None = None,
+    shard_window: int = 8,
+    lanes: int = 1,
 ) -> list[np.ndarray]:
     """The batches of one epoch, in the order they are used; a pure function of its arguments.
 
@@ -30,7 +34,11 @@ def training_batches(
     what is left of a window joins the next; only the last of an epoch may be a small batch, and it is kept. Mode
     "published" is the published sampler: sizes are multiples of 8 set by the longest example of the window (its running
     maximum is never reset), and what is left of a window is dropped. Mode "examples" takes `max_examples` at a time, as
-    they come.
+    as they come.
+
+    With `shards` all this is done with the examples of a few shards after those of the next few, in an order of the
+    shards that is drawn anew each epoch: whoever reads the batches needs no other shards meanwhile. `lanes` sequences
+    of such windows, of different shards, take turns: batch i is of lane i modulo `lanes` until one of them ends.
 
     Args:
         lengths: (examples,) tokens of each example.
@@ -45,6 +53,9 @@ def training_batches(
             the budget, for a model that computes no padding; its batches are as random as the order, every example
             comes once.
         shuffled: False leaves the examples, and batches, in the files' order.
+        shards: (examples,) the shard that each example's regions lie in; None: they may lie anywhere.
+        shard_window: shards whose examples are shuffled together.
+        lanes: batches that are computed at once, by processes that read for themselves.
 
     Returns:
         int64 arrays of example indices.
@@ -57,10 +68,29 @@ def training_batches(
     check_fits(lengths, tokens // group, tokens, group)
     order = draws.permutation(seed, purpose, len(lengths), epoch) if shuffled else np.arange(len(lengths))
     cut = {"filled": _filled, "published": _published, "packed": _packed, "examples": _by_count}[mode]
+    if shards is not None:
+        found: list[list[np.ndarray]] = [[] for _ in range(lanes)]
+        for number, part in enumerate(_shard_windows(order, shards, shard_window, seed, purpose, epoch)):
+            batches = cut(part, lengths, tokens, window, max_examples or UNBOUNDED)
+            turns = draws.permutation(seed, purpose + "/batches", len(batches), epoch, number)
+            found[number % lanes] += [batches[i] for i in turns]
+        return [batch for turn in zip_longest(*found) for batch in turn if batch is not None]
     batches = cut(order, lengths, tokens, window, max_examples or UNBOUNDED)
     if not shuffled:
         return batches
     return [batches[i] for i in draws.permutation(seed, purpose + "/batches", len(batches), epoch)]
+
+
+def _shard_windows(
+    order: np.ndarray, shards: np.ndarray, shard_window: int, seed: int, purpose: str, epoch: int
+) -> list[np.ndarray]:
+    """The examples of a few shards, of the next few, and so on; each part in the given order."""
+    there, number = np.unique(shards, return_inverse=True)
+    place = np.empty(len(there), np.int64)
+    place[draws.permutation(seed, purpose + "/shards", len(there), epoch)] = np.arange(len(there))
+    windows = (place[number] // shard_window)[order]
+    by_window = order[np.argsort(windows, kind="stable")]
+    return np.split(by_window, np.cumsum(np.bincount(windows))[:-1]) if len(order) else []
 
 
 def evaluation_batches(lengths: np.ndarray, tokens: int, max_examples: int | None = None) -> list[np.ndarray]:

@@ -183,13 +183,6 @@ class RunFolder:
                 text = f"{type(error).__name__}: {error}".splitlines()[0]
                 write_json(self.path / "failed.json", {"error": text, "process": os.getpid()}, indent=1)
 
-    def write_incident(self, incident: dict[str, Any]) -> Path:
-        """Write what went wrong to incident.json."""
-        path = self.path / "incident.json"
-        if self.writes:
-            write_json(path, incident, indent=1)
-        return path
-
     def close(self) -> None:
         """Close the log and let others have the folder."""
         if self._board is not None:

@@ -33,8 +33,16 @@ class Job(Protocol):
         """Tokens of each example of a stream: text with CLS and SEP, and regions; int64 (examples,)."""
         ...
 
+    def shards(self, stream: str) -> np.ndarray:
+        """Which examples' regions lie together, for `order: shards`: the number of each one's shard, (examples,)."""
+        ...
+
     def prepare(self, stream: str, indices: np.ndarray, epoch: int) -> dict[str, Any]:
         """A batch of CPU tensors; a pure function of its arguments, for it runs ahead and in a thread."""
+        ...
+
+    def describe(self, stream: str, indices: np.ndarray) -> list[str]:
+        """What people call these examples, for messages."""
         ...
 
     def loss(self, stream: str, batch: dict[str, Any]) -> tuple[torch.Tensor, Mapping[str, Any]]:

@@ -4,7 +4,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -22,10 +22,11 @@ from .ahead import to_device as _to_device
 from .average import Average
 from .engine import Engine, Piece, Ranks, forgetting, full, joined_ranks, rounds
 from .folder import RunFolder
+from .incidents import stop
 from .job import Job
 from .memory import parts_that_fit
 from .optimizer import build_optimizer, learning_rate, set_learning_rate
-from .order import MicroBatch, Stream, plan
+from .order import Stream, plan
 from .saving import Checkpoints, training_tensors, write_folder
 
 PREPARED_AHEAD = 4  # micro-batches held ready
@@ -101,7 +102,7 @@ def train(
     Raises:
         ValueError: the folder holds something else or a run with other settings; an example exceeds the token budget;
             the job's monitor is not among the numbers of its validation; another process trains in the folder.
-        FloatingPointError: the loss or the gradient is not finite; incident.json in the folder says where.
+        FloatingPointError: the loss or the gradient is not finite; `incident-...` in the folder keeps the step.
     """
     config = {"train": training.model_dump(mode="json")} if config is None else config
     with joined_ranks(training) as ranks:
@@ -122,7 +123,12 @@ def _train(
     """Train in a folder that is ours."""
     folder.log_environment()
     device = _set_up(job.model, training, ranks)
-    streams = {name: Stream(name, job.lengths(name), training) for name, weight in job.mixture.items() if weight}
+    by_shards = training.order == "shards"
+    streams = {
+        name: Stream(name, job.lengths(name), training, job.shards(name) if by_shards else None)
+        for name, weight in job.mixture.items()
+        if weight
+    }
     parts = _parts(job, training, streams, ranks, device, max_memory)
     engine = Engine(job, training, ranks, device, parts)
     optimizer = build_optimizer(job.model, training)
@@ -223,7 +229,7 @@ def _update(
     *told, norm_value = torch.cat([told, norm[None]]).tolist()  # one wait for the device
     values = told[: len(micros)]
     if not all(map(math.isfinite, [*values, norm_value])):
-        _stop(folder, micros, values, norm_value)
+        stop(job, training, folder, micros, values, norm_value, lambda place: _save(job, engine, place))
     update, stream = micros[0].update, micros[0].stream
     rate = learning_rate(update, training)
     set_learning_rate(optimizer, rate)
@@ -299,29 +305,6 @@ def _clip(optimizer: torch.optim.Optimizer, clip: float | None) -> Tensor:
     if clip is None:
         return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     return torch.nn.utils.clip_grad_norm_(parameters, clip)
-
-
-def _stop(folder: RunFolder, micros: Sequence[MicroBatch], losses: list[float], norm: float) -> None:
-    """Write down where a loss or gradient stopped being a number, and raise."""
-    guilty = [micro for micro, loss in zip(micros, losses) if not math.isfinite(loss)] or micros
-    what = "gradient" if guilty is micros and all(map(math.isfinite, losses)) else "loss"
-    indices = [int(index) for micro in guilty for index in micro.indices]
-    first = guilty[0]
-    incident = {
-        "what": what,
-        "step": first.update,
-        "stream": first.stream,
-        "epoch": first.epoch,
-        "indices": indices,
-        "losses": [str(loss) for loss in losses],
-        "grad_norm": str(norm),
-    }
-    path = folder.write_incident(incident)
-    few = ", ".join(map(str, indices[:8])) + (", ..." if len(indices) > 8 else "")
-    raise FloatingPointError(
-        f"the {what} is not finite at step {first.update}, stream {first.stream}, among examples {few} "
-        f"(all are in {path}); look at those examples, lower train.learning_rate or train.clip in a new folder"
-    )
 
 
 # Preparing batches ahead ------------------------------------------------------------------------------

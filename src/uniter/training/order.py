@@ -44,13 +44,15 @@ class Stream:
         name: the stream's name; two streams over the same examples have different orders.
         lengths: (examples,) tokens of each.
         training: seed, budget and packing.
+        shards: (examples,) the shard that each lies in, for `order: shards`. Or None.
 
     Raises:
         ValueError: an example does not fit the budget, or the stream has no batch at all.
     """
 
-    def __init__(self, name: str, lengths: np.ndarray, training: Training) -> None:
+    def __init__(self, name: str, lengths: np.ndarray, training: Training, shards: np.ndarray | None = None) -> None:
         self.name, self.lengths, self.training = name, np.asarray(lengths, dtype=np.int64), training
+        self.shards = shards
         self._ends: list[int] = []  # batches up to and with each epoch
         self._epoch: int = -1
         self._batches: list[np.ndarray] = []
@@ -77,7 +79,10 @@ class Stream:
                     window=setting.window,
                     max_examples=setting.max_examples,
                     mode=setting.batching,
-                    shuffled=setting.order == "shuffled",
+                    shuffled=setting.order != "files",
+                    shards=self.shards,
+                    shard_window=setting.shard_window,
+                    lanes=setting.accumulate,
                 )
             except ValueError as error:
                 raise ValueError(f"stream {self.name}: {error}") from None

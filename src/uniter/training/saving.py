@@ -159,7 +159,12 @@ def write_folder(target: Path, write: Callable[[Path], None]) -> None:
     _clear(target)
     fresh = _fresh(target)
     fresh.mkdir()
-    write(fresh)
+    try:
+        write(fresh)
+    except SafetensorError as error:  # a full disk, as its writer says it
+        raise OSError(
+            f"{target} could not be written ({error}): free some space and run the same command again"
+        ) from None
     _settle(target)
 
 

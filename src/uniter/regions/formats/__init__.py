@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from uniter.regions.source import RegionSource
+from uniter.remote import is_url
 
 Place = str | os.PathLike
 
@@ -18,7 +19,7 @@ def open_regions(path: Place | Sequence[Place], **options: Any) -> RegionSource:
     """The regions at a path, whatever their format; `docs/formats.md` says what is read.
 
     Args:
-        path: a store, or a file or folder in a format of somebody else; of several their images together.
+        path: a store, its URL, or a file or folder in a format of somebody else; of several their images together.
         options: of foreign formats: `detector`, the name of what made the regions; `conf_threshold`, `max_regions`,
             `min_regions`, which of an image's regions to take; `progress`, show a bar where an index of lines is built
             (by default on a terminal).
@@ -33,6 +34,12 @@ def open_regions(path: Place | Sequence[Place], **options: Any) -> RegionSource:
 
         parts = [open_regions(part, **options) for part in path]
         return parts[0] if len(parts) == 1 else JoinedRegions(parts)
+    if is_url(path):
+        from uniter.regions.remote_store import RemoteStore
+
+        if given := [name for name, value in options.items() if value is not None and name != "progress"]:
+            raise ValueError(f"{path} is a store, which is read as it is: leave {', '.join(given)} out")
+        return RemoteStore(str(path))
     path = Path(path)
     kind = _kind(path)
     if kind is None:
