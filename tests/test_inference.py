@@ -41,6 +41,8 @@ def test_what_cannot_be_prepared_is_named():
     model = made(UniterModel)
     with pytest.raises(ValueError, match="no attention weights"), torch.no_grad():
         prepare(model, "bfloat16")(**packed_batch(), output_attentions=True)
+    with pytest.raises(ValueError, match="cannot be saved"):
+        prepare(model, "bfloat16").state_dict()
     part = model.encoder.layer[0].attention.self
     part.query = torch.nn.Sequential(part.query)
     with pytest.raises(ValueError, match="kind Sequential"):

@@ -63,7 +63,9 @@ class PreparedEncoder(nn.Module):
         super().__init__()
         layers: Any = encoder.layer
         self.dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-        self.layer = nn.ModuleList(PreparedLayer(layer, precision, self.dtype) for layer in layers)
+        self.layer = nn.ModuleList(
+            PreparedLayer(layer, precision, self.dtype, number == len(layers)) for number, layer in enumerate(layers, 1)
+        )
 
     @torch.no_grad()
     def forward(self, states: Tensor, everyone: Reading, last: Reading, keep: bool = False) -> list[Tensor]:
@@ -73,6 +75,9 @@ class PreparedEncoder(nn.Module):
             kept += [states.float()] if keep else []
             states = layer(states, last if number == len(self.layer) else everyone)
         return [*kept, states.float()]
+
+    def _save_to_state_dict(self, destination: Any, prefix: Any, keep_vars: Any) -> None:
+        raise ValueError("a model prepared for inference cannot be saved: save the one it was made of")
 
     def attentions(self, outputs: list[Tensor], everyone: Reading) -> list[list[Tensor]]:
         """Not kept.
@@ -84,15 +89,19 @@ class PreparedEncoder(nn.Module):
 
 
 class PreparedLayer(nn.Module):
-    """A layer with query, key and value in one product, and what follows a product fused into it."""
+    """A layer with query, key and value in one product, and what follows a product fused into it.
 
-    def __init__(self, layer: Layer, precision: Prepared, dtype: torch.dtype):
+    In the last layer some tokens alone may read; there the query has a product of its own, too.
+    """
+
+    def __init__(self, layer: Layer, precision: Prepared, dtype: torch.dtype, last: bool):
         super().__init__()
         own = layer.attention.self
         make = _quantised if precision == "int8" else _laid_out
         self.heads = own.heads
-        self.query = make(_joined(own.query), dtype, "nothing")
-        self.key_value = make(_joined(own.key, own.value), dtype, "nothing")
+        if last:
+            self.query = make(_joined(own.query), dtype, "nothing")
+            self.key_value = make(_joined(own.key, own.value), dtype, "nothing")
         self.query_key_value = make(_joined(own.query, own.key, own.value), dtype, "nothing")
         self.attended = make(_joined(layer.attention.output.dense), dtype, "add")
         self.widened = make(_joined(layer.intermediate.dense), dtype, "gelu")
@@ -112,16 +121,12 @@ class PreparedLayer(nn.Module):
         return self.norms[1](self.narrowed(self.widened(states, None), states))
 
 
-def _joined(*parts: nn.Module) -> nn.Linear:
-    """Linear layers over the same input as one."""
+def _joined(*parts: nn.Module) -> tuple[Tensor, ...]:
+    """Weight and bias of linear layers over the same input, as of one."""
     if wrong := [part for part in parts if type(part) is not nn.Linear]:
         raise ValueError(f"a layer of kind {type(wrong[0]).__name__} cannot be prepared: merge or unwrap it first")
     linears: Any = parts
-    joined: Any = nn.utils.skip_init(nn.Linear, linears[0].in_features, sum(part.out_features for part in linears))
-    with torch.no_grad():
-        joined.weight.copy_(torch.cat([part.weight for part in linears]))
-        joined.bias.copy_(torch.cat([part.bias for part in linears]))
-    return joined
+    return tuple(torch.cat([getattr(part, name).detach() for part in linears]) for name in ("weight", "bias"))
 
 
 def _norm(norm: nn.LayerNorm, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
@@ -129,9 +134,9 @@ def _norm(norm: nn.LayerNorm, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
     return lambda states: F.layer_norm(states, weight.shape, weight, bias, norm.eps)
 
 
-def _laid_out(linear: nn.Linear, dtype: torch.dtype, step: Step) -> Product:
+def _laid_out(linear: tuple[Tensor, ...], dtype: torch.dtype, step: Step) -> Product:
     """A product by oneDNN, its weight in the order that the processor reads it in; elsewhere a plain one."""
-    weight, bias = linear.weight.detach().to(dtype), linear.bias.detach().to(dtype)
+    weight, bias = (part.to(dtype) for part in linear)
     if not torch.backends.mkldnn.is_available() or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return lambda states, other: _after(F.linear(states, weight, bias), other, step)
     ops = torch.ops.mkldnn
@@ -142,9 +147,9 @@ def _laid_out(linear: nn.Linear, dtype: torch.dtype, step: Step) -> Product:
     return lambda states, _: ops._linear_pointwise(states, weight, bias, *after)
 
 
-def _quantised(linear: nn.Linear, dtype: torch.dtype, step: Step) -> Product:
+def _quantised(linear: tuple[Tensor, ...], dtype: torch.dtype, step: Step) -> Product:
     """A product of 8-bit numbers: each output's weights have a scale of their own, each input tensor its range."""
-    weight, bias = linear.weight.detach().float(), linear.bias.detach().float()
+    weight, bias = (part.float() for part in linear)
     scales = weight.abs().amax(1).double().clamp(min=1e-12) / 127
     zeros = torch.zeros_like(scales, dtype=torch.int64)
     before = torch.backends.quantized.engine

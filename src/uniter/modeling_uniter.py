@@ -29,7 +29,7 @@ from transformers.utils import logging as shell_logging
 
 from uniter.configuration_uniter import UniterConfig, wrong_value
 from uniter.dropout import Dropout
-from uniter.packing import Packing, Reading, attend_packed, flat, weights_of_spans
+from uniter.packing import Packing, Reading, attend_packed, weights_of_spans
 
 log = logging.getLogger(__name__)
 
@@ -481,15 +481,16 @@ class UniterModel(UniterPreTrainedModel):
         """
         if input_ids is None and regions is None:
             raise ValueError("give the model a text (input_ids), regions, or both")
+        packing = Packing(
+            None if input_ids is None else _mask(text_mask, input_ids),
+            None if regions is None else _mask(region_mask, regions),
+        )
         blocks = []
         if input_ids is not None:
-            text_mask = torch.ones_like(input_ids, dtype=torch.bool) if text_mask is None else text_mask.bool()
-            blocks.append(self._embedded_text(input_ids, text_mask, text_types))
+            blocks.append(self._embedded_text(packing, input_ids, text_types))
         if regions is not None:
             assert locations is not None, "regions come with locations"
-            region_mask = _region_mask(regions, region_mask)
-            blocks.append(self._embedded_regions(regions, locations, region_mask, region_types, masked_regions))
-        packing = Packing(None if input_ids is None else text_mask, None if regions is None else region_mask)
+            blocks.append(self._embedded_regions(packing, regions, locations, region_types, masked_regions))
         states = packing.joined(blocks)
         if torch.is_autocast_enabled(states.device.type):  # or the residual stream would stay in float32
             states = states.to(torch.get_autocast_dtype(states.device.type))
@@ -512,19 +513,19 @@ class UniterModel(UniterPreTrainedModel):
             attentions=tuple(map(packing.spread_pairs, weights)) if output_attentions else None,
         )
 
-    def _embedded_text(self, input_ids: Tensor, mask: Tensor, types: Tensor | None) -> Tensor:
+    def _embedded_text(self, packing: Packing, input_ids: Tensor, types: Tensor | None) -> Tensor:
         """(B, T) pieces -> (real pieces, D), those of all texts behind each other."""
         if input_ids.shape[1] > self.config.max_position_embeddings:
             raise ValueError(
                 f"a text of {input_ids.shape[1]} pieces is longer than the {self.config.max_position_embeddings} that "
                 "the model has positions for: shorten it, or let the processor truncate"
             )
-        positions = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
-        types = torch.zeros_like(input_ids) if types is None else types
-        return self.embeddings(input_ids[mask], types[mask], positions[mask])
+        ids = packing.words(input_ids)
+        positions = packing.words(torch.arange(input_ids.shape[1], device=ids.device).expand_as(input_ids))
+        return self.embeddings(ids, torch.zeros_like(ids) if types is None else packing.words(types), positions)
 
     def _embedded_regions(
-        self, regions: Tensor, locations: Tensor, mask: Tensor, types: Tensor | None, masked: Tensor | None
+        self, packing: Packing, regions: Tensor, locations: Tensor, types: Tensor | None, masked: Tensor | None
     ) -> Tensor:
         """Features and places, padded or flat -> (real regions, D), those of all images behind each other."""
         if regions.shape[-1] != self.config.region_feature_size:
@@ -532,20 +533,20 @@ class UniterModel(UniterPreTrainedModel):
                 f"regions have {regions.shape[-1]} features, the model was built for "
                 f"{self.config.region_feature_size}: use the detector that the model was trained with"
             )
-        kinds = mask[mask].long() if types is None else types[mask]
-        embedded_types = self.embeddings.token_type_embeddings(kinds)
-        sides = (flat(side, mask).to(embedded_types.dtype) for side in (regions, locations))
-        return self.img_embeddings(*sides, embedded_types, None if masked is None else masked[mask])
+        table = self.embeddings.token_type_embeddings
+        features, places = (packing.flat_regions(side).to(table.weight.dtype) for side in (regions, locations))
+        kinds = torch.ones(len(features), dtype=torch.int64, device=features.device)
+        kinds = kinds if types is None else packing.regions(types)
+        return self.img_embeddings(features, places, table(kinds), None if masked is None else packing.regions(masked))
 
 
-def _region_mask(regions: Tensor, mask: Tensor | None) -> Tensor:
-    """The (B, R) bool mask of padded or flat regions; of padded ones all are real if it is left out."""
-    if regions.dim() == 3:
-        return torch.ones(regions.shape[:2], dtype=torch.bool, device=regions.device) if mask is None else mask.bool()
-    if mask is None or int(mask.sum()) != len(regions):
-        said = "no region_mask" if mask is None else f"a region_mask of {int(mask.sum())}"
-        raise ValueError(f"{len(regions)} flat regions come with {said}: mask as many, True = real")
-    return mask.bool()
+def _mask(mask: Tensor | None, side: Tensor) -> Tensor:
+    """The (B, T) or (B, R) bool mask of pieces or regions; all of them are real if it is left out."""
+    if mask is not None:
+        return mask.bool()
+    if side.is_floating_point() and side.dim() == 2:
+        raise ValueError(f"{len(side)} flat regions come with no region_mask: mask as many, True = real")
+    return torch.ones(side.shape[:2], dtype=torch.bool, device=side.device)
 
 
 # ---------------------------------------------------------------- heads

@@ -160,14 +160,35 @@ class Packing:
         self._lengths = lengths[self._order]
         sequence, place = mask_BL[self._order].nonzero(as_tuple=True)
         self._places = self._order[sequence] * mask_BL.shape[1] + place  # (P,) numbers among B * L
-        # What comes in are all words, then all regions.
-        is_text = torch.arange(mask_BL.shape[1]) < self.text_length
+        sides = mask_BL[:, : self.text_length], mask_BL[:, self.text_length :]
+        self._words, self._regions = (side.flatten().nonzero()[:, 0].to(self.device) for side in sides)
+        # All words come in, then all regions.
         numbers = torch.empty(self.shape, dtype=torch.int64)
-        words = int(mask_BL[:, : self.text_length].sum())
-        numbers[mask_BL & is_text] = torch.arange(words)
-        numbers[mask_BL & ~is_text] = torch.arange(words, len(place))
+        numbers[:, : self.text_length][sides[0]] = torch.arange(len(self._words))
+        numbers[:, self.text_length :][sides[1]] = torch.arange(len(self._words), len(place))
         self._source = numbers.flatten()[self._places].to(self.device)
         self.everyone, self.first = sequences(self._lengths, self.device)
+
+    def words(self, values: Tensor) -> Tensor:
+        """(B, T) -> (words,), those of all texts behind each other."""
+        return values.flatten().index_select(0, self._words)
+
+    def regions(self, values: Tensor) -> Tensor:
+        """(B, R, ...) -> (regions, ...), those of all images behind each other."""
+        return values.flatten(0, 1).index_select(0, self._regions)
+
+    def flat_regions(self, values: Tensor) -> Tensor:
+        """(B, R, X) or flat already -> (regions, X).
+
+        Raises:
+            ValueError: another number than the mask says.
+        """
+        values = self.regions(values) if values.dim() == 3 else values
+        if len(values) != len(self._regions):
+            raise ValueError(
+                f"{len(values)} flat regions come with a region_mask of {len(self._regions)}: mask as many, True = real"
+            )
+        return values
 
     def joined(self, blocks: Sequence[Tensor]) -> Tensor:
         """The words of all texts behind each other (words, D), and then the regions -> the flat row (P, D)."""
@@ -235,7 +256,7 @@ def attend_packed(query: Tensor, key: Tensor, value: Tensor, reading: Reading, h
     query, key, value = (states.unflatten(1, (heads, -1)) for states in (query, key, value))
     if not query.is_cuda:
         return attend_spans(query, key, value, reading, dropout).flatten(1)
-    if query.dtype in (torch.float16, torch.bfloat16) and query.shape[2] % 8 == 0 and _has_flash():
+    if query.dtype in (torch.float16, torch.bfloat16) and query.shape[2] % 8 == 0 and _has_flash(query.device):
         return attend_varying(query, key, value, reading, dropout).flatten(1)
     return attend_padded(query, key, value, reading, dropout).flatten(1)
 
@@ -311,6 +332,6 @@ def attend_padded(query: Tensor, key: Tensor, value: Tensor, reading: Reading, d
     return found.transpose(1, 2).flatten(0, 1)[asked]
 
 
-def _has_flash() -> bool:
+def _has_flash(device: torch.device) -> bool:
     """Whether the GPU has the flash kernel."""
-    return torch.backends.cuda.flash_sdp_enabled() and torch.cuda.get_device_capability()[0] >= 8
+    return torch.backends.cuda.is_flash_attention_available() and torch.cuda.get_device_capability(device)[0] >= 8
