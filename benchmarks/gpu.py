@@ -367,11 +367,7 @@ def _rate_row(what: str, now: Taken, was: Taken) -> Row:
 
 
 SECTIONS = {"training": training, "inference": inference, "transport": transport, "whole": whole}
-NAMES = [
-    f"{name}, {size}"
-    for size in ("base", "large", "tiny", "small")
-    for name in ("training", "inference", "transport", "the whole loop")
-]
+NAMES = ("training", "inference", "transport", "the whole loop")
 
 
 def arguments() -> argparse.Namespace:
@@ -404,8 +400,10 @@ def main() -> None:
     page = ""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
         bench = Bench(options, Path(place))
+        sizes = options.size or ["base", "large"]
+        order = [f"{name}, {size}" for size in dict.fromkeys(["base", "large", *sizes]) for name in NAMES]
         intro = INTRO.format(ceiling=bench.ceiling / 1e12, side=f"{bench.side:,}")
-        for size in options.size or ("base", "large"):
+        for size in sizes:
             sized = None
             for name in options.section or SECTIONS:
                 spent = (time.monotonic() - began) / 60
@@ -414,7 +412,7 @@ def main() -> None:
                     continue
                 sized = sized or Sized(bench, size)
                 part = partial(SECTIONS[name], sized)()
-                page = write_page(options.out, "One GPU", intro, NAMES, [part], measured)
+                page = write_page(options.out, "One GPU", intro, order, [part], measured)
                 print(f"{name}, {size}: done after {(time.monotonic() - began) / 60:.1f} minutes", flush=True)
             if options.device == "cuda":
                 del sized

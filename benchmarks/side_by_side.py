@@ -135,6 +135,8 @@ def write_page(path: Path, title: str, intro: str, order: Sequence[str], parts: 
         *(line for name in known for line in rows[name]),
     ]
     body = "\n\n".join(f"## {name}\n\n{texts[name].strip()}" for name in known)
+    missing = [name for name in order if name not in rows]
+    table += ["", f"Not measured yet: {'; '.join(missing)}."] if missing else []
     page = f"# {title}\n\n{intro}\n\n" + "\n".join(table) + f"\n\n{body}\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")

@@ -87,7 +87,7 @@ def test_a_section_leaves_the_others_on_the_page(tmp_path):
     quick = faster("reading", Taken(1, 1, 300), Taken(2, 2, 100), "images/s", 7)
     assert quick == Row("reading, images/s", "300", "50", "6.00x", "7x", False)
     first = [Part("b", [quick], ["Of b.", "", "| table |"]), Part("a", [Row("size", "3")], ["Of a."])]
-    write_page(page, "Speed", "What it is.", ["a", "b"], first, "By the first.")
+    assert "Not measured yet: c." in write_page(page, "Speed", "What it is.", ["a", "b", "c"], first, "By the first.")
     said = write_page(
         page, "Speed", "What it is.", ["a", "b"], [Part("a", [Row("size", "4")], ["A."])], "By the second."
     )
