@@ -1,5 +1,7 @@
 import multiprocessing
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -207,3 +209,33 @@ def test_two_processes_read(tmp_path):
         totals = pool.map(_total, [store, store])
     assert totals == [_total(store)] * 2
     assert pickle.loads(pickle.dumps(store)).names == store.names
+
+
+def test_packed_reading_fetches_ahead_like_any_other(tmp_path, monkeypatch):
+    store, asked = fill(tmp_path / "s", range(10)), []
+    monkeypatch.setattr(type(store), "prefetch", lambda self, names: asked.append(list(names)))
+    store.read_packed(store.names[3:6])
+    assert asked == [store.names[3:6]]
+
+
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, int(sys.argv[2])))
+from uniter.regions.store import Store
+store = Store(sys.argv[1])
+for _ in range(2):
+    total = sum(len(store[name]) for name in store.names) + len(store.read_packed(store.names).features)
+print(total, len(store._shards), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there a mapping counts as no open file")
+@pytest.mark.parametrize(("most", "shards_open", "raised"), [(4096, 100, 656), (64, 16, 64)])
+def test_shards_stay_mapped_as_far_as_the_system_allows(tmp_path, most, shards_open, raised):
+    with StoreWriter(tmp_path / "s", "d1", shard_images=1) as writer:
+        for number in range(100):
+            writer.add(f"{number}.png", make(number))
+    command = [sys.executable, "-c", LIMITED, str(tmp_path / "s"), str(most)]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert [int(value) for value in found[1:]] == [shards_open, raised]
+    assert int(found[0]) == 2 * int(Store(tmp_path / "s").counts().sum())

@@ -15,7 +15,8 @@ import struct
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -36,7 +37,7 @@ INDEX = "index.json"
 UNFINISHED, PLAN = ".extraction", "plan.json"  # the folder, in a store's, of an extraction that goes on
 FULL_CLASSES = 64  # up to so many classes the whole distribution is stored
 TOP_CLASSES = 32  # above, so many of the most probable, and the mass of the rest
-_OPEN_SHARDS = 256  # a mapped shard holds a file descriptor, of which a process often has 1,024
+_OTHER_FILES = 256  # that a process may want to have open beside mapped shards, each of which holds a descriptor
 _TENSORS = {"features", "boxes", "scores", "offsets", "widths", "heights", "names", "name_offsets"}
 _WILL_NEED = getattr(mmap, "MADV_WILLNEED", None)  # not on Windows
 _DTYPES = {"F16": np.float16, "F32": np.float32, "I64": np.int64, "U8": np.uint8, "U16": np.uint16}
@@ -420,49 +421,50 @@ class Store(RegionSource):
         """Write the regions of images to where their rows begin: straight from the mapped file, no `Regions` made."""
         places = self.places(names)
         order = np.argsort(places, kind="stable")  # as they lie on the disk
-        numbers = np.searchsorted(self._starts, places[order], side="right") - 1
-        rows = (places[order] - np.array(self._starts)[numbers]).tolist()
-        shards = {number: self._shard(number) for number in np.unique(numbers).tolist()}
-        images = [(shards[number], row) for number, row in zip(numbers.tolist(), rows, strict=True)]
-        for shard, row in images:
-            shard.expect(row)
+        self.prefetch(names)
         counts = self._counts[places]
         firsts = np.cumsum(counts) - counts
         boxes, sizes = np.empty((int(counts.sum()), 4), np.float32), np.empty((len(places), 2), np.float32)
-        features, others, rest = into.features, into.class_probs is not None, []
-        where = zip(images, starts[order].tolist(), firsts[order].tolist(), order.tolist(), strict=True)
-        for (shard, row), start, first, number in where:
+        features, probs, own = into.features, into.class_probs, []
+        widths, heights = [], []
+        where = starts[order].tolist(), firsts[order].tolist()
+        for (shard, row), start, first in zip(self._images(places[order]), *where, strict=True):
             begin, end = shard.offsets[row], shard.offsets[row + 1]
             copy_rows(shard.kept(begin, end), features[start : start + end - begin])
             boxes[first : first + end - begin] = shard.boxes[begin:end]
-            sizes[number] = shard.widths[row], shard.heights[row]
-            if others or shard.located[row]:
-                rest.append((shard, row, start))
+            widths.append(shard.widths[row])
+            heights.append(shard.heights[row])
+            if shard.located[row]:
+                own.append((start, shard.tensors["locations"][begin:end].copy()))
+            if probs is not None:
+                kept = self._class_probs(shard.tensors, begin, end)
+                assert kept is not None, "read_packed has asked"
+                copy_rows(kept, probs[start : start + end - begin])
+        sizes[order, 0], sizes[order, 1] = widths, heights
         sizes = np.repeat(sizes, counts, axis=0)
         if len(boxes) == len(into.locations) and np.array_equal(starts, firsts):
             fractions(boxes, sizes, into.locations)
         else:
             into.locations[np.arange(len(boxes)) + np.repeat(starts - firsts, counts)] = fractions(boxes, sizes)
-        for shard, row, start in rest:
-            self._fill_rest(shard, row, into, start)
+        for start, six in own:  # places that do not follow from the boxes
+            rows = into.locations[start : start + len(six)]
+            rows[:, :6] = six
+            np.multiply(rows[:, 4], rows[:, 5], out=rows[:, 6])
 
-    def _fill_rest(self, shard: "_Shard", row: int, into: PackedRegions, start: int) -> None:
-        """Write of an image what most do without: places of its own, class probabilities."""
-        begin, end = shard.offsets[row], shard.offsets[row + 1]
-        rows = slice(start, start + end - begin)
-        if shard.located[row]:
-            places = into.locations[rows]
-            places[:, :6] = shard.tensors["locations"][begin:end]
-            np.multiply(places[:, 4], places[:, 5], out=places[:, 6])
-        if into.class_probs is not None:
-            probs = self._class_probs(shard.tensors, begin, end)
-            assert probs is not None, "read_packed has asked"
-            copy_rows(probs, into.class_probs[rows])
+    def _images(self, places: np.ndarray) -> Iterator[tuple["_Shard", int]]:
+        """Of images by their rising places the shard, and the number in it; one shard is held at a time."""
+        numbers = np.searchsorted(self._starts, places, side="right") - 1
+        rows = (places - np.array(self._starts)[numbers]).tolist()
+        held, shard = -1, None
+        for number, row in zip(numbers.tolist(), rows, strict=True):
+            if number != held or shard is None:
+                held, shard = number, self._shard(number)
+            yield shard, row
 
     def prefetch(self, names: Iterable[str]) -> None:
         """Have the system fetch the features of these images from the disk, all at once and without waiting."""
-        for number, row in sorted(map(self._find, names)):  # by place on the disk
-            self._shard(number).expect(row)
+        for shard, row in self._images(np.sort(self.places(list(names)))):  # as they lie on the disk
+            shard.expect(row)
 
     def _class_probs(self, shard: dict[str, np.ndarray], begin: int, end: int) -> np.ndarray | TopProbs | None:
         """(R, C) float32, or the largest of them."""
@@ -486,7 +488,7 @@ class Store(RegionSource):
             shard = self._shards.pop(number, None)
             if shard is None:
                 shard = self._mapped(number)
-                if len(self._shards) >= _OPEN_SHARDS:
+                if len(self._shards) >= _most_open(len(self.index["shards"])):
                     self._shards.popitem(last=False)
             self._shards[number] = shard
             return shard
@@ -678,12 +680,35 @@ class _Shard:
             self.fetched = True
             self._fetch(0, self.begin)
             self._fetch(self.end, len(self.file))
-        self._fetch(*(self.begin + offset * self.row_bytes for offset in self.offsets[row : row + 2]))
+        begin, end = self.offsets[row], self.offsets[row + 1]
+        self._fetch(self.begin + begin * self.row_bytes, self.begin + end * self.row_bytes)
 
     def _fetch(self, begin: int, end: int) -> None:
         if _WILL_NEED is not None and end > begin:
             page = begin - begin % mmap.PAGESIZE
             self.file.madvise(_WILL_NEED, page, end - page)
+
+
+def _most_open(shards: int) -> int:
+    """How many of a store's shards may be mapped at once: all of them, where the system lets the process.
+
+    To map a shard anew for each image would cost several times the reading. The process's own limit of open files,
+    often 1,024 (macOS: 256), is raised for it towards what the system allows; a quarter of it is for one store.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows, where a mapping counts as no open file
+        return shards
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 4 * shards + _OTHER_FILES
+    if soft == resource.RLIM_INFINITY:
+        return shards
+    if soft < wanted:
+        raised = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with suppress(ValueError, OSError):  # macOS allows less than it says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+            soft = raised
+    return max(1, min(shards, soft // 4))
 
 
 def _offsets(lengths: list[int]) -> np.ndarray:
