@@ -148,6 +148,16 @@ def test_the_sharded_model_is_saved_whole(two):
     assert len(model.uniter.encoder.layer) == 24
 
 
+def test_each_process_wrote_its_half_of_the_sharded_model(two):
+    (place,) = (two / "sharded" / "checkpoints").iterdir()
+    halves = [load_file(file) for file in sorted(place.glob("*.safetensors"))]
+    name = "uniter.encoder.layer.0.output.dense.weight"
+    whole = load_file(two / "sharded" / "last" / "model.safetensors")[name]
+    for key in (f"model/{name}", f"optimizer/exp_avg/{name}"):
+        assert [len(half[key]) for half in halves] == [len(whole) // 2] * 2
+    assert torch.equal(torch.cat([half[f"model/{name}"] for half in halves]), whole)
+
+
 @pytest.mark.parametrize("engine", RESUMED)
 def test_an_interrupted_process_stops_all_and_the_run_resumes_to_the_bit(engine, two):
     assert not (two / f"stopped-{engine}" / "result.json").exists()

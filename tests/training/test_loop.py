@@ -471,6 +471,27 @@ def test_a_crash_while_a_checkpoint_is_written_leaves_the_one_before(whole, tmp_
     assert log(tmp_path / "run") == log(folder)
 
 
+def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
+    write, go_on, steps = HuggingFaceStorageWriter.write_data, threading.Event(), []
+
+    def waits(writer, plan, planner):
+        if "step-00000005" in str(writer.path):
+            assert go_on.wait(60), "no update came while it was written"
+        return write(writer, plan, planner)
+
+    class Watched(ToyJob):
+        def loss(self, stream, batch):
+            steps.append(self.losses_called)
+            if len(steps) == 9:  # three updates after the checkpoint was asked for
+                assert not (tmp_path / "checkpoints" / "step-00000005").exists()
+                go_on.set()
+            return super().loss(stream, batch)
+
+    monkeypatch.setattr(HuggingFaceStorageWriter, "write_data", waits)
+    assert run(Watched(), tmp_path, settings(steps=12, keep=9)).finished
+    assert (tmp_path / "checkpoints" / "step-00000005" / "state.json").exists()
+
+
 def test_published_batching_and_many_epochs_resume(tmp_path):
     training = settings(tokens=100, batching="published", steps=30, validate_every=30)
     reference, job = ToyJob(), ToyJob()

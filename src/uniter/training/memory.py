@@ -169,7 +169,7 @@ def _saved(job: Job, training: Training, stream: str, batch: dict[str, Any], dev
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
             found[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # keeps the storage; the tensor itself would keep the whole graph, in a ring
 
     with (
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),

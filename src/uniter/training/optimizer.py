@@ -81,11 +81,17 @@ class PublishedAdamW(torch.optim.Optimizer):
         )
 
 
-def give_state(optimizer: torch.optim.Optimizer, moments: Iterable[str]) -> None:
-    """Give every parameter its state now: state made on first use is missing from a checkpoint written before it."""
+def give_state(optimizer: torch.optim.Optimizer, moments: Iterable[str], steps_beside: bool = False) -> None:
+    """Give every parameter its state now: state made on first use is missing from a checkpoint written before it.
+
+    Args:
+        optimizer: a fresh one.
+        moments: names of its state.
+        steps_beside: count steps on the parameter's device instead of the CPU.
+    """
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            state: dict[str, Tensor] = {"step": torch.tensor(0.0)}
+            state: dict[str, Tensor] = {"step": torch.tensor(0.0, device=parameter.device if steps_beside else "cpu")}
             for moment in moments:
                 state[moment] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
             optimizer.state[parameter] = state
@@ -136,7 +142,7 @@ def build_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimiz
         return PublishedAdamW(groups, lr=lr, betas=training.betas, eps=training.eps)
     if training.optimizer == "adamw":
         adamw = torch.optim.AdamW(groups, lr=lr, betas=training.betas, eps=training.eps, fused=True)
-        give_state(adamw, ("exp_avg", "exp_avg_sq"))
+        give_state(adamw, ("exp_avg", "exp_avg_sq"), steps_beside=True)  # the fused kernel reads them where it runs
         return adamw
     if training.optimizer == "adam":
         adam = torch.optim.Adam(groups, lr=lr, betas=training.betas, eps=training.eps)
