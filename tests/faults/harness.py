@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +50,7 @@ class Victims:
         self.output = folder / "output.txt"
         self.environment = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1", **environment}
         self.server: Any = None
+        self.pid = 0  # of what runs
         if hasattr(os, "fork"):
             self.server = subprocess.Popen(
                 [sys.executable, str(VICTIM)],
@@ -103,7 +104,7 @@ class Victims:
         else:
             self.server.stdin.write(json.dumps(order) + "\n")
             self.server.stdin.flush()
-            pid = self._said("pid")
+            self.pid = pid = self._said("pid")
             timer = threading.Timer(kill_after or 600, _kill_all, (pid,))
             timer.start()
             if kill_worker_after is not None:
@@ -112,6 +113,11 @@ class Victims:
             timer.cancel()
             _kill_all(pid)  # workers that outlived it
         return Outcome(status, self.output.read_text(errors="replace"), time.perf_counter() - began)
+
+    def kill(self) -> None:
+        """Kill what runs."""
+        if self.pid:
+            _kill_all(self.pid)
 
     def _said(self, key: str) -> Any:
         line = self.server.stdout.readline()
@@ -128,13 +134,27 @@ def _kill_worker(pid: int, seconds: float) -> None:
     """Kill the first worker of a process, some time after it was started."""
     until = time.monotonic() + 60
     while time.monotonic() < until:
-        with suppress(OSError):
-            for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-                if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
-                    time.sleep(seconds)
-                    os.kill(int(child), signal.SIGKILL)
-                    return
+        for child in children(pid):
+            if b"spawn_main" in command_line(child):
+                time.sleep(seconds)
+                with suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
+                return
         time.sleep(0.01)
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process started (Linux)."""
+    with suppress(OSError):
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
+
+
+def command_line(pid: int) -> bytes:
+    """What a process was started with (Linux)."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
 
 
 def digest(place: Path) -> str:
@@ -175,6 +195,7 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted((run / "checkpoints").glob("step-*"), reverse=True)
 
 
-def newest(run: Path) -> int:
-    """The update of a run's newest checkpoint, 0 without one."""
-    return max((int(place.name.removeprefix("step-")) for place in checkpoints(run)), default=0)
+def newest(run: Path, torn: Collection[Path] = ()) -> int:
+    """The update of a run's newest checkpoint that is not torn, 0 without one."""
+    whole = [place for place in checkpoints(run) if place not in torn]
+    return max((int(place.name.removeprefix("step-")) for place in whole), default=0)

@@ -3,11 +3,13 @@
 benchmarks/faults.py does the same a hundred times and more.
 """
 
+import os
 import sys
+from importlib.util import find_spec
 
 import pytest
 from harness import Victims
-from trials import KINDS, SAVE_EVERY, Extraction, Trial, draw_pictures, tiny_data
+from trials import KINDS, SAVE_EVERY, Extraction, Ranks, Trial, draw_pictures, tiny_data
 
 GROUPS = {
     "kills": ["step", "checkpoint", "torn", "anywhere"],
@@ -55,6 +57,18 @@ def test_a_run_ends_under_a_slow_and_failing_store(victims, data, whole, tmp_pat
     fault = trial.strike("failing")
     assert fault.hit, fault
     assert trial.finish() == whole
+
+
+@pytest.mark.skipif(find_spec("uniter.training.engine") is None, reason="processes do not share a run yet")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a launch that is no fork takes too long for two at a time")
+def test_one_of_two_processes_is_killed(victims, data, tmp_path):
+    for name in ("second", "together", "hit"):
+        (tmp_path / name).mkdir()
+    with Victims(tmp_path / "second", {}) as second:
+        together = Ranks([victims, second], data, tmp_path / "together", 0).finish()
+        ranks = Ranks([victims, second], data, tmp_path / "hit", 0)
+        assert ranks.strike().hit
+        assert ranks.finish() == together
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a process that is killed there keeps its files open for a while")

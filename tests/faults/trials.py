@@ -3,14 +3,26 @@
 import hashlib
 import json
 import shutil
+import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import Outcome, Victims, checkpoints, digest, final, kept, log, newest, steps
+from harness import (
+    Outcome,
+    Victims,
+    checkpoints,
+    digest,
+    final,
+    kept,
+    log,
+    newest,
+    steps,
+)
 from PIL import Image
 from safetensors.numpy import load_file, save
 from tiny import make_data, recipe_text
@@ -65,6 +77,7 @@ class Trial:
         self.before: list[str] = []  # the log as the last launch left it
         self.newest = 0  # update of the newest checkpoint then
         self.told = ""  # what the next launch has to say
+        self.cut: dict[Path, int] = {}  # files of checkpoints that were truncated, and to how many bytes
 
     def draw(self, purpose: str, low: int, high: int) -> int:
         """An integer of low..high."""
@@ -84,10 +97,14 @@ class Trial:
         if outcome.killed and now == self.before:
             return outcome  # before it could go on: what was lost is still to be seen
         self._account(kept(self.before, now))
-        self.before, self.newest = now, newest(self.run)
+        self.before, self.newest = now, newest(self.run, self._torn_places())
         assert self.told in outcome.output, f"{self.told!r} was not said: {outcome.output}"
         self.told = ""
         return outcome
+
+    def _torn_places(self) -> set[Path]:
+        """The checkpoints that are truncated; one that was written again is whole."""
+        return {file.parent for file, size in self.cut.items() if file.exists() and file.stat().st_size == size}
 
     def _account(self, resumed: int) -> None:
         """Note what faults cost, now that the run has gone on after this update."""
@@ -157,14 +174,15 @@ class Trial:
         return self._stopped("a write of a checkpoint fails", {"largest_file": 20_000}, "checkpoints")
 
     def _torn(self) -> Fault:
-        while len(checkpoints(self.run)) < 2:
+        while len(set(checkpoints(self.run)) - self._torn_places()) < 2:
             if not self.launch({"die_at_loss": 2 * SAVE_EVERY + 2}).killed:
                 return Fault(TORN, False, 0)
-        place = checkpoints(self.run)[0]
+        place = max(set(checkpoints(self.run)) - self._torn_places())
         files = sorted(file for file in place.iterdir() if file.is_file())
         file = files[self.draw("torn", 0, len(files) - 1)]
         data = file.read_bytes()
-        file.write_bytes(data[: self.draw("cut", 0, len(data) - 1)])
+        self.cut[file] = self.draw("cut", 0, len(data) - 1)
+        file.write_bytes(data[: self.cut[file]])
         self.told = place.name
         return Fault(TORN, True)
 
@@ -300,3 +318,70 @@ def draw_pictures(folder: Path) -> Path:
 def tiny_data(folder: Path) -> Path:
     """The data of a trial."""
     return make_data(folder, IMAGES)
+
+
+class Ranks:
+    """A run of two processes, of which one is killed again and again; both are started again, as torchrun does it.
+
+    Args:
+        victims: who launch a process each.
+        data: the data.
+        folder: a new one.
+        seed: of where faults strike.
+    """
+
+    def __init__(self, victims: Sequence[Victims], data: Path, folder: Path, seed: int) -> None:
+        self.victims, self.folder, self.seed, self.run = victims, folder, seed, folder / "run"
+        self.recipe = folder / "recipe.yaml"
+        text = recipe_text(f"faulty://{data}/captions.json", f"faulty://{data}/store", STEPS)
+        text = text.replace("train: {", "train: {shard_window: 1, accumulate: 2, ")
+        self.recipe.write_text(text, encoding="utf-8")
+        self.faults: list[Fault] = []
+
+    def launch(self, plan: dict[str, Any] | None = None, of: int = 0) -> list[Outcome]:
+        """Run it, with a plan for one of the two; when one has died the other is ended."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        before, least = log(self.run), newest(self.run)
+
+        def one(rank: int) -> Outcome:
+            environment = {
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": "2",
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+                "UNITER_CACHE": str(self.folder / "cache"),
+                "UNITER_WAIT": "0.002",
+            }
+            arguments = ("pretrain", self.recipe, "--out", self.run, "--quiet")
+            return self.victims[rank].run(*arguments, plan=plan if rank == of else {}, environment=environment)
+
+        with ThreadPoolExecutor(2) as pool:
+            running = [pool.submit(one, rank) for rank in (0, 1)]
+            wait(running, return_when=FIRST_COMPLETED)
+            wait(running, timeout=10)
+            for victim, future in zip(self.victims, running, strict=True):
+                if not future.done():
+                    victim.kill()
+        if self.faults and self.faults[-1].lost is None:
+            resumed = kept(before, log(self.run))
+            assert resumed >= least, "more is lost than since the last checkpoint"
+            self.faults[-1].lost = steps(before) - resumed
+        return [future.result() for future in running]
+
+    def strike(self) -> Fault:
+        """Kill one of the two in the middle of an update."""
+        number = len(self.faults)
+        plan = {"die_at_loss": 4 + int(draws.integers(self.seed, "rank", 10, number))}
+        outcomes = self.launch(plan, of=number % 2)
+        hit = outcomes[number % 2].killed
+        self.faults.append(Fault("one of two processes of a run killed", hit, None if hit else 0))
+        return self.faults[-1]
+
+    def finish(self) -> str:
+        """Let it end; gives the digest of its weights."""
+        outcomes = self.launch()
+        assert [outcome.status for outcome in outcomes] == [0, 0], outcomes
+        return final(self.run)
