@@ -11,7 +11,7 @@ def dropout(states: Tensor, rate: float) -> Tensor:
     """States with about `rate` of them zeroed and the others scaled up, drawn from PyTorch's generator.
 
     On a CPU PyTorch draws each number's fate by a 32-bit number of its own and keeps the mask as wide as the states;
-    here four fates are drawn at a time, in a fifth of the time, and the mask takes a byte.
+    here four fates are drawn at a time, several times as quickly, and the mask takes a byte a number.
     """
     if states.is_cuda or not 0 < rate < 1:
         return F.dropout(states, rate)
