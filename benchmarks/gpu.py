@@ -176,13 +176,14 @@ def training(sized: Sized) -> Part:
     made, their = sized.published_batches("mlm")
     with torch.no_grad():
         targets = sum(job.objectives["mlm"].loss(sized.ours, batch).count for batch in batches)
-    step = ours.training_step(sized.ours, batches, "bfloat16")
+    step = ours.training_step(sized.ours, batches, "bfloat16", ours.optimizer(sized.ours))
+    mover = theirs.optimizer(sized.published)
     ways = [
         Way("ours, bfloat16", step, len(mine)),
-        Way("published, autocast", theirs.step(sized.published, made, amp=torch.bfloat16), len(their)),
+        Way("published, autocast", theirs.step(sized.published, made, mover, amp=torch.bfloat16), len(their)),
     ]
     if sized.size != "large":
-        ways.append(Way("published, float32", theirs.step(sized.published, made), len(their)))
+        ways.append(Way("published, float32", theirs.step(sized.published, made, mover), len(their)))
     taken = bench.measure(ways)
     peak = {way.name: bench.peak(way.run) for way in ways}
     done = {way.name: mine if way.name.startswith("ours") else their for way in ways}
@@ -272,11 +273,13 @@ def transport(sized: Sized) -> Part:
     made, their = sized.published_batches("itm", most=1)
     bare = [{key: value for key, value in batch.items() if key != "ot_inputs"} for batch in made]
 
+    mover, their_mover = ours.optimizer(sized.ours), theirs.optimizer(sized.published)
+
     def published(inputs: list[Any]) -> Callable[[], Any]:
-        step = theirs.step(sized.published, inputs, "itm", torch.bfloat16)
+        step = theirs.step(sized.published, inputs, their_mover, "itm", torch.bfloat16)
         return lambda: [step() for _ in range(4)]
 
-    own = lambda chosen: ours.training_step(sized.ours, batches, "bfloat16", chosen)
+    own = lambda chosen: ours.training_step(sized.ours, batches, "bfloat16", mover, chosen)
     taken = bench.measure(
         [
             Way("ours, with transport", own(ours.objective("itm")), len(mine)),

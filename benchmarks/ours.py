@@ -112,26 +112,32 @@ def training_batch(rows: Sequence[Encoded], labels: Sequence[Tensor]) -> dict[st
     return {**processor().collate(rows), "labels": padded}
 
 
+def optimizer(model: UniterForPreTraining) -> torch.optim.Optimizer:
+    """The published form, by the library."""
+    return build_optimizer(model, Training(learning_rate=5e-5, optimizer="adamw-published", decayed="names"))
+
+
 def training_step(
     model: UniterForPreTraining,
     batches: Sequence[dict[str, Tensor]],
     precision: Precision,
+    mover: torch.optim.Optimizer,
     chosen: Objective | None = None,
-    rate: float = 5e-5,
 ) -> Callable[[], Tensor]:
-    """An update over the batches whenever it is called: forward, backward, clip, AdamW. Returns the last loss."""
-    settings = Training(learning_rate=rate, clip=5.0, optimizer="adamw-published", decayed="names")
-    optimizer, device = build_optimizer(model, settings), next(model.parameters()).device
-    chosen = chosen or objective("mlm")
+    """An update over the batches whenever it is called: forward, backward, clip, AdamW. Returns the last loss.
+
+    Steps that take turns may share what `optimizer` gave.
+    """
+    chosen, device = chosen or objective("mlm"), next(model.parameters()).device
 
     def run() -> Tensor:
         model.train()
-        optimizer.zero_grad(set_to_none=True)
+        mover.zero_grad(set_to_none=True)
         for batch in batches:
             loss = loss_of(model, batch, precision, chosen)
             (loss / len(batches)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-        optimizer.step()
+        mover.step()
         return loss.detach()
 
     assert all(value.device.type == device.type for batch in batches for value in batch.values())

@@ -132,12 +132,13 @@ def training(bench: Bench) -> Part:
     masked = theirs.masked(bench.examples[: bench.options.training])
     made, _ = theirs.batches(masked)
     few, loss = len(masked), {}
+    their_mover, mover = theirs.optimizer(model), ours.optimizer(mine)
     ways = [
-        Way(PUBLISHED, theirs.step(model, made), few),
-        Way("published, autocast to bfloat16", theirs.step(model, made, amp=torch.bfloat16), few),
+        Way(PUBLISHED, theirs.step(model, made, their_mover), few),
+        Way("published, autocast to bfloat16", theirs.step(model, made, their_mover, amp=torch.bfloat16), few),
     ]
     for precision in ours.TRAINING:
-        ways.append(Way(f"ours, {precision}", ours.training_step(mine, _own_batches(masked), precision), few))
+        ways.append(Way(f"ours, {precision}", ours.training_step(mine, _own_batches(masked), precision, mover), few))
     with torch.no_grad():  # in evaluation mode, the same masks: the same loss
         loss[PUBLISHED] = torch.cat([model.mlm(batch) for batch in made]).mean().item()
         whole = _own_batches(masked, tokens=10**9)
@@ -213,8 +214,9 @@ def _kept(model: Any, pairs: Sequence[Any], run: Callable[[Any], torch.Tensor]) 
         held: dict[int, torch.Tensor] = {}  # held, so that no storage is used a second time
 
         def keep(tensor: torch.Tensor, held: dict[int, torch.Tensor] = held) -> torch.Tensor:
-            held.setdefault(tensor.untyped_storage().data_ptr(), tensor)
-            return tensor
+            alone = tensor.detach()  # a tensor with its graph would hold the graph, and that the tensor, for ever
+            held.setdefault(alone.untyped_storage().data_ptr(), alone)
+            return alone
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             loss = run(few)

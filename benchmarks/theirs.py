@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 import workload
 from published.data import collate, random_word, token_buckets
 from published.model import Answers, Config, PreTraining, Published, Rank
+from published.optimizer import AdamW, clip, parameter_groups
 
 BUDGET = 5120  # tokens of a batch in VQA's published recipe
 
@@ -64,18 +65,27 @@ def save(model: Published, folder: Path, name: str, config: dict[str, Any]) -> P
     return folder / name
 
 
-def step(model: PreTraining, made: Sequence[Any], objective: str = "mlm", amp: torch.dtype | None = None) -> Any:
+def optimizer(model: PreTraining) -> torch.optim.Optimizer:
+    """As published."""
+    return AdamW(parameter_groups(model, 0.01), 5e-5)
+
+
+def step(
+    model: PreTraining,
+    made: Sequence[Any],
+    mover: torch.optim.Optimizer,
+    objective: str = "mlm",
+    amp: torch.dtype | None = None,
+) -> Callable[[], Tensor]:
     """An update over the batches whenever it is called: forward, backward, clip, AdamW, as published.
 
     Args:
         model: on its device, as the batches are.
         made: the batches.
+        mover: what `optimizer` gave; steps that take turns may share it.
         objective: "mlm" or "itm".
         amp: type of autocast; None: float32.
     """
-    from published.optimizer import AdamW, clip, parameter_groups
-
-    optimizer = AdamW(parameter_groups(model, 0.01), 5e-5)
     device = next(model.parameters()).device
 
     def run() -> Tensor:
@@ -85,11 +95,11 @@ def step(model: PreTraining, made: Sequence[Any], objective: str = "mlm", amp: t
                 loss = model.mlm(batch).mean() if objective == "mlm" else model.itm_total(batch)
             loss.backward()
         clip(model.parameters(), 5.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=False)
+        mover.step()
+        mover.zero_grad(set_to_none=False)
         return loss.detach()
 
     return run
 
 
-__all__ = ["Answers", "PreTraining", "Rank", "batches", "draw", "masked", "save", "step", "tensors"]
+__all__ = ["Answers", "PreTraining", "Rank", "batches", "draw", "masked", "optimizer", "save", "step", "tensors"]
