@@ -144,6 +144,7 @@ processor time, medians of {options.rounds} rounds.
 {platform.machine()}, {processor()}, Python {platform.python_version()}, NumPy {np.__version__}, PyTorch {torch.__version__}.
 """
     print(text)
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
     RESULT.write_text(text, encoding="utf-8")
 
 
