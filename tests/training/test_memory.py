@@ -68,7 +68,7 @@ def test_forgetting_layers_needs_less(world):
     for forgets in ("false", "true"):
         recipe = recipe_of(world, f"train.activation_checkpointing={forgets}")
         needs.append(setting_of(pretraining_job(recipe), recipe))
-    assert needs[1].token < needs[0].token and needs[1].fixed == needs[0].fixed
+    assert needs[1].of(100_000) < needs[0].of(100_000)
 
 
 def log(folder):
@@ -93,7 +93,8 @@ def test_less_memory_gives_the_same_run(kind, world, tmp_path, monkeypatch):
     train(job, recipe.train, tmp_path / "cut", progress=False, max_memory=limit)
     train(make(recipe), recipe.train, tmp_path / "whole", progress=False)
     whole, cut = log(tmp_path / "whole"), log(tmp_path / "cut")
-    assert max(seen) <= -(-max(line["examples"] for line in whole if "examples" in line) // 2)
+    probes = 3 * 2 * sum(weight > 0 for weight in job.mixture.values())
+    assert max(seen[probes:]) <= -(-max(line["examples"] for line in whole if "examples" in line) // 2)
     for one, other in zip(whole, cut, strict=True):
         assert one.keys() == other.keys()
         for key, value in one.items():
