@@ -14,6 +14,7 @@ from torch import Tensor
 import workload
 from uniter.checkpoints import import_weights
 from uniter.configuration_uniter import UniterConfig
+from uniter.inference import Prepared, prepare
 from uniter.modeling_uniter import UniterForPreTraining, UniterPreTrainedModel
 from uniter.objectives import MaskedWords, Masking, Matching, Objective, RegionClassesKL, RegionFeatures
 from uniter.pretraining import Captioned, Pretraining
@@ -27,7 +28,7 @@ from uniter.training import batching, loop
 from uniter.training.optimizer import build_optimizer
 
 TOKENS = 2048  # of a batch in inference: what fits into a processor's caches
-INFERENCE = ("float32", "bfloat16")  # the precisions that the library offers
+INFERENCE: tuple[Prepared, ...] = ("float32", "bfloat16", "int8")  # the precisions that the library offers
 TRAINING: tuple[Precision, ...] = ("float32", "bfloat16")
 
 
@@ -70,9 +71,9 @@ def row(ids: np.ndarray, features: np.ndarray, places: np.ndarray) -> Encoded:
 # ---------------------------------------------------------------- inference and training
 
 
-def prepared(model: UniterPreTrainedModel, precision: str) -> tuple[UniterPreTrainedModel, Precision]:
+def prepared(model: UniterPreTrainedModel, precision: Any) -> tuple[UniterPreTrainedModel, Precision]:
     """The model made ready for inference in one of `INFERENCE`, and the precision to compute in."""
-    return model, "bfloat16" if precision == "bfloat16" else "float32"
+    return prepare(model, precision), "float32"  # its weights are of the precision: no autocast
 
 
 def inference(
@@ -172,13 +173,7 @@ def write_store(folder: Path, images: Sequence[workload.Image], class_probs: boo
 
 def packed_features(store: Store, names: Sequence[str], out: np.ndarray) -> int:
     """Fill one flat float16 batch with the features of images, one behind the other; returns how many rows."""
-    at = 0
-    for found in store.read(names):
-        features = found.kept_features
-        assert isinstance(features, np.ndarray)
-        out[at : at + len(features)] = features
-        at += len(features)
-    return at
+    return int(store.read_packed(names, out).counts.sum())
 
 
 def example_path(store: Store, examples: Sequence[workload.Example]) -> Callable[[np.ndarray, int], Any]:
@@ -207,7 +202,7 @@ def stream(name: str) -> str:
 def train(job: Pretraining, folder: Path, updates: int, tokens: int, device: str) -> list[dict[str, Any]]:
     """So many updates of a job by the library's own loop, in bfloat16; what its log says of each."""
     settings = Training(
-        steps=updates, tokens=tokens, clip=5.0, precision="bfloat16", device=device, validate_every=10**6, save_every=10**6
+        steps=updates, tokens=tokens, batching="packed", clip=5.0, precision="bfloat16", device=device, validate_every=10**6, save_every=10**6
     )  # fmt: skip
     loop.train(job, settings, folder, progress=False)
     return [line for line in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()) if "seconds" in line]
@@ -223,4 +218,4 @@ def pair_scores(
 
 def batches(lengths: np.ndarray, tokens: int) -> tuple[list[np.ndarray], bool]:
     """The batches of an epoch by a budget, and whether they are packed: without padding."""
-    return batching.training_batches(lengths, tokens), False
+    return batching.training_batches(lengths, tokens, mode="packed"), True

@@ -203,7 +203,7 @@ class Trial:
             data[-1 - int(draws.integers(self.seed, "flip", len(data) // 2, number))] ^= 1
             shard.write_bytes(data)
 
-        return self._with_data(flip, lambda: self._stopped("poisoned shard", {}, "is damaged (its sha256", tries=2))
+        return self._with_data(flip, lambda: self._stopped("poisoned shard", {}, "is damaged (", tries=2))
 
     def _nan(self) -> Fault:
         def spoil(shard: Path, number: int) -> None:

@@ -148,6 +148,32 @@ def test_names_are_kept_on_the_node(data, tmp_path, monkeypatch):
     assert open_regions(there.as_uri()).names == names
 
 
+def test_names_that_are_damaged_are_not_kept(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("UNITER_TRIES", "2")
+    there = tmp_path / "there"
+    shutil.copytree(data / "store", there)
+    shard = there / "shard-00007.safetensors"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole.replace(b"00007.jpg", b"00009.jpg"))
+    with pytest.raises(ValueError, match=r"shard-00007.safetensors is damaged \(.*names differ.*copy it there again"):
+        open_regions(there.as_uri())
+    shard.write_bytes(whole)
+    assert open_regions(there.as_uri()).names == Store(data / "store").names
+
+
+def test_a_store_that_says_nothing_of_its_names_is_read(data, tmp_path):
+    """Stores written by earlier versions."""
+    there = tmp_path / "there"
+    shutil.copytree(data / "store", there)
+    index = json.loads((there / "index.json").read_text())
+    for entry in index["shards"]:
+        del entry["held_sha256"]
+    (there / "index.json").write_text(json.dumps(index))
+    store = open_regions(there.as_uri())
+    assert store.names == Store(there).names == Store(data / "store").names
+    same(store[store.names[5]], Store(there)[store.names[5]])
+
+
 def test_shards_with_long_headers_and_many_images_are_read(tmp_path):
     """Names that lie far from the header are asked for by a read of their own."""
     make_data(tmp_path / "large", 90, 45, features=256)

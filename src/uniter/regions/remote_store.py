@@ -5,6 +5,8 @@ import json
 import struct
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
 
 import numpy as np
 
@@ -57,42 +59,44 @@ class RemoteStore(Store):
             return found
 
     def _read_held(self, first: int) -> list[Held]:
+        """Of some shards at once; what is not as it should be is read again, each shard alone."""
         entries = self.index["shards"][first : first + TOGETHER]
         files = [entry["file"] for entry in entries]
         heads = remote.read_ranges(self.path, files, [0] * len(files), [min(HEADS, e["bytes"]) for e in entries])
-        found = []
+        found: list[Held | None] = [None] * len(entries)
+        with_rest = []  # places, files and bytes of names that lie behind the head
+        for place, (entry, head) in enumerate(zip(entries, heads, strict=True)):
+            with suppress(*_NO_HEADER):
+                begin, end = _names_lie(head)
+                if len(head) < end <= entry["bytes"]:
+                    with_rest.append((place, entry["file"], begin, end))
+                else:
+                    found[place] = _held_in(entry, head, head[begin:end])
+        _, names, begins, ends = zip(*with_rest, strict=True) if with_rest else ((), (), (), ())
+        rest = remote.read_ranges(self.path, names, begins, ends)
+        for (place, *_), data in zip(with_rest, rest, strict=True):
+            with suppress(*_NO_HEADER):
+                found[place] = _held_in(entries[place], heads[place], data)
+        return [held or self._read_again(entry) for held, entry in zip(found, entries, strict=True)]
+
+    def _read_again(self, entry: dict[str, Any]) -> Held:
+        url = self._place(entry)
+
+        def once() -> Held:
+            try:
+                head = remote.read_bytes(url, 0, min(entry["bytes"], header_end(remote.read_bytes(url, 0, 8))))
+                header = read_header(head)
+                head = remote.read_bytes(url, 0, max(header[name][3] for name in HELD if name != NAMES))
+                return _held_in(entry, head, remote.read_bytes(url, *_names_lie(head)))
+            except _NO_HEADER as error:
+                raise remote.Damaged(f"what it holds cannot be read: {error}") from None
+
         try:
-            ends = [header_end(head) for head in heads]
-            for place, (end, entry) in enumerate(zip(ends, entries, strict=True)):
-                if not 8 < end <= entry["bytes"]:
-                    raise ValueError("its header is none")
-                if end > len(heads[place]):  # more tensors than we write
-                    heads[place] = remote.read_bytes(f"{self.path}/{files[place]}", 0, end)
-            headers = [read_header(head) for head in heads]
-            asked = [(place, name) for place in range(len(entries)) for name in HELD]
-            spans = [headers[place][name][2:] for place, name in asked]
-            here = [end <= len(heads[place]) for (place, _), (_, end) in zip(asked, spans, strict=True)]
-            far = [number for number, is_here in enumerate(here) if not is_here]
-            read = remote.read_ranges(
-                self.path,
-                [files[asked[number][0]] for number in far],
-                [spans[number][0] for number in far],
-                [spans[number][1] for number in far],
-            )
-            data = dict(zip(far, read, strict=True))
-            for place in range(len(entries)):
-                arrays = []
-                for number in range(place * len(HELD), (place + 1) * len(HELD)):
-                    begin, end = spans[number]
-                    raw = heads[place][begin:end] if here[number] else data[number]
-                    arrays.append(np.frombuffer(raw, headers[place][asked[number][1]][0]))
-                found.append(Held.of(*arrays))
-        except (ValueError, KeyError, TypeError, struct.error) as error:
-            place = len(found) if len(found) < len(files) else 0
-            raise ValueError(
-                f"a shard of {self.path}, such as {files[place]}, is damaged ({error}): copy it there again"
-            ) from None
-        return found
+            return remote.tried(url, once)
+        except ConnectionError as error:
+            if isinstance(error.__cause__, remote.Damaged):
+                raise ValueError(f"{url} is damaged ({error.__cause__}): copy it there again") from None
+            raise
 
     def _mapped(self, number: int) -> _Shard:
         entry = self.index["shards"][number]
@@ -132,3 +136,29 @@ class RemoteStore(Store):
         """Download every shard, which compares it with its sha256."""
         for entry in self.index["shards"]:
             self.cache.fetch(self._place(entry), entry["sha256"], entry["bytes"])
+
+
+NAMES = HELD[0]  # lies far from the header, where the others are
+_NO_HEADER = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, struct.error)
+
+
+def _names_lie(head: bytes) -> tuple[int, int]:
+    """The bytes of a shard that its names lie between."""
+    *_, begin, end = read_header(head)[NAMES]
+    return begin, end
+
+
+def _held_in(entry: dict[str, Any], head: bytes, names: bytes) -> Held:
+    """Which images a shard holds, from its first bytes and those of its names.
+
+    Raises:
+        ValueError: this is not what was written, or it is not all there.
+    """
+    header = read_header(head)
+    raw = [names, *(head[header[name][2] : header[name][3]] for name in HELD if name != NAMES)]
+    if "held_sha256" in entry and hashlib.sha256(b"".join(raw)).hexdigest() != entry["held_sha256"]:
+        raise ValueError("its names differ from what was written")
+    held = Held.of(*(np.frombuffer(data, header[name][0]) for name, data in zip(HELD, raw, strict=True)))
+    if len(held.names) != entry["images"] or len(held.counts) != entry["images"]:
+        raise ValueError(f"it does not hold the {entry['images']} images that the index says")
+    return held

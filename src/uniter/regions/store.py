@@ -1,6 +1,7 @@
 """A store: a folder that holds the regions of many images by name, written once and read by many processes.
 
-    index.json                 format, detector, class names, and of each shard: file, sha256, images, regions, bytes
+    index.json                 format, detector, class names, and of each shard: file, sha256 of it and of the tensors
+                               that say what it holds, images, regions, bytes
     shard-00000.safetensors    512 images: flat features and boxes, and where each image begins
 
 A shard is written to a temporary file and renamed, then the index is replaced, so a killed writer leaves a store that
@@ -284,12 +285,14 @@ def write_shard(
     """
     from safetensors.numpy import save
 
-    data = save(_tensors(images, num_classes, full, compact))
+    tensors = _tensors(images, num_classes, full, compact)
+    data = save(tensors)
     file = f"shard-{number:05d}.safetensors"
     write_bytes(folder / file, data)
     return {
         "file": file,
         "sha256": hashlib.sha256(data).hexdigest(),
+        "held_sha256": hashlib.sha256(b"".join(tensors[name].tobytes() for name in HELD)).hexdigest(),
         "images": len(images),
         "regions": sum(len(regions) for _, regions in images),
         "bytes": len(data),
