@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import sys
 from pathlib import Path
 
@@ -32,7 +33,12 @@ from benchmarks.published.transport import cosine_cost, transport_distance, tran
 
 pytestmark = needs_golden
 FEATURES, CLASSES = 40, 17  # of the set, as its description says
-TEXTS, IMAGES = GOLDEN / "db" / "txt", GOLDEN / "db" / "img" / "coco_train2014"
+
+
+@pytest.fixture(scope="module")
+def databases(tmp_path_factory):
+    """A copy: other tests may hold the set's own open, and LMDB opens a file once in a process."""
+    return Path(shutil.copytree(GOLDEN / "db", tmp_path_factory.mktemp("golden") / "db"))
 
 
 def load(kind, weights, **sizes):
@@ -198,17 +204,18 @@ def test_training_steps():
 
 
 @pytest.fixture(params=["", "_compressed"])
-def images(request):
-    folder = IMAGES / f"feat_th0.2_max12_min4{request.param}"
-    found = ImageDatabase(folder, IMAGES / "nbb_th0.2_max12_min4.json", bool(request.param))
+def images(request, databases):
+    images_of = databases / "img" / "coco_train2014"
+    folder = images_of / f"feat_th0.2_max12_min4{request.param}"
+    found = ImageDatabase(folder, images_of / "nbb_th0.2_max12_min4.json", bool(request.param))
     yield found
     found.close()
 
 
 @pytest.fixture
-def texts():
+def texts(databases):
     longest = json.loads((GOLDEN / "expected_db" / "texts.json").read_text())["txt/itm_coco_train.db"]["max_txt_len"]
-    found = TextDatabase(TEXTS / "itm_coco_train.db", longest)
+    found = TextDatabase(databases / "txt" / "itm_coco_train.db", longest)
     yield found
     found.close()
 

@@ -384,7 +384,8 @@ def _mapped(
     except SafetensorError:
         return None
     numbers = next((tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()), torch.float32)
-    config.name_or_path, config.dtype = str(folder), config.dtype or numbers
+    said = getattr(torch, config.dtype) if isinstance(config.dtype, str) else config.dtype  # peft's writes a word
+    config.name_or_path, config.dtype = str(folder), said or numbers
     with torch.device("meta"):
         model = kind(config)
     wanted, prefix = model.state_dict(), f"{kind.base_model_prefix}."

@@ -121,10 +121,23 @@ def wrong_in(tensors: Mapping[str, Tensor], examples: Sequence[str]) -> list[dic
         bad = ~torch.isfinite(tensor) if tensor.is_floating_point() else torch.zeros(0, dtype=torch.bool)
         if not bad.any():
             continue
-        rows = torch.nonzero(bad.flatten(1).any(1) if bad.dim() > 1 else bad)[:, 0].tolist() if bad.dim() else []
-        named = [examples[row] for row in rows] if len(tensor) == len(examples) else [f"row {row}" for row in rows]
+        rows = torch.nonzero(bad.flatten(1).any(1) if bad.dim() > 1 else bad)[:, 0] if bad.dim() else torch.zeros(0)
+        named = [f"row {row}" for row in rows.tolist()]
+        owners = _owners(tensor, name, tensors, len(examples)) if bad.dim() else None
+        if owners is not None:
+            named = list(dict.fromkeys(examples[owner] for owner in owners[rows].tolist()))
         found.append({"tensor": name.removeprefix("batch/"), "numbers": int(bad.sum()), "examples": named})
     return found
+
+
+def _owners(tensor: Tensor, name: str, tensors: Mapping[str, Tensor], examples: int) -> Tensor | None:
+    """The example of each row of a tensor; None if nobody knows. Regions lie flat, those of all examples in turn."""
+    if len(tensor) == examples:
+        return torch.arange(examples)
+    mask = tensors.get(f"{name.rpartition('/')[0]}/region_mask")
+    if mask is None or len(mask) != examples or len(tensor) != int(mask.sum()):
+        return None
+    return torch.arange(examples).repeat_interleave(mask.sum(1))
 
 
 def _names(model: nn.Module, part: Callable[[nn.Parameter], Tensor | None]) -> list[str]:
