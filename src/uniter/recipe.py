@@ -144,12 +144,14 @@ class Exclusion(Settings):
 class Source(Settings):
     """One set of captioned pictures."""
 
-    kind: Literal["captions", "vcr"] = Field(
-        "captions", description="vcr: questions of VCR with their true answers and rationales (second stage)."
+    kind: Literal["captions", "vcr", "nlvr"] = Field(
+        "captions",
+        description="vcr: questions of VCR with their true answers and rationales (second stage); nlvr: NLVR's "
+        "sentences, whose labels are what matching learns.",
     )
     captions: FilePath = Field(
-        description="The data set's public file (docs/pretraining_data.md), or a published text database; of VCR, the "
-        "folder of its files or databases."
+        description="The data set's public file (docs/pretraining_data.md), or a published text database; of VCR and "
+        "NLVR, the folder of its files."
     )
     gt_regions: FilePath | None = Field(
         None, description="Store of the regions of VCR's annotated boxes; null: they are in `regions` too."
