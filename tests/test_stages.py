@@ -26,7 +26,7 @@ def test_times_of_a_stage_add_up_over_sessions_and_seeds(monkeypatch):
 def test_what_is_measured_is_kept_and_another_budget_is_refused(tmp_path):
     one = Stages(tmp_path / "seed-0", {"updates": 3, "splits": ("a", "b")})
     assert one.measure("answer", "measuring", lambda: {"accuracy": 50.0}) == {"accuracy": 50.0}
-    again = Stages(tmp_path / "seed-0", {"updates": 3, "splits": ("a", "b")})
+    again = Stages(tmp_path / "seed-0", {"updates": 3, "splits": ("a", "b"), "rows": ("one",)})
     assert again.measure("answer", "measuring", lambda: pytest.fail("measured again")) == {"accuracy": 50.0}
     assert json.loads((tmp_path / "seed-0" / "numbers.json").read_text())["seconds"].keys() == {"measuring"}
     with pytest.raises(ValueError, match="another budget"):

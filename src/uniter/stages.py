@@ -55,7 +55,7 @@ class Stages:
 
     Args:
         folder: of the seed, new or of the same budget; several benches of different names may share it.
-        budget: how much is learnt and measured; kept in `budget.json`.
+        budget: how much is learnt and measured; kept in `budget.json`, but for its `rows`, which may change.
         progress: show progress lines.
         name: of the bench, which its files of budget and numbers bear behind theirs.
 
@@ -66,7 +66,7 @@ class Stages:
     def __init__(self, folder: Path, budget: Mapping[str, Any], progress: bool = True, name: str = ""):
         self.folder, self.progress = folder, progress
         ending = f"-{name}.json" if name else ".json"
-        _claim(folder / f"budget{ending}", budget)
+        _claim(folder / f"budget{ending}", {key: value for key, value in budget.items() if key != "rows"})
         path = folder / f"numbers{ending}"
         self.found = Found(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else Found()
         self.keep: Callable[[], None] = lambda: write_json(path, asdict(self.found))

@@ -86,3 +86,49 @@ def test_what_is_wrong_is_said(tmp_path, change, message):
 def test_an_unknown_protocol_is_refused(tmp_path):
     with pytest.raises(ValueError, match="protocol of task phrases is any or merged"):
         task(tmp_path / "d", protocol="best")
+
+
+XML = """<annotation><filename>7.jpg</filename><size><width>200</width><height>100</height><depth>3</depth></size>
+<object><name>1</name><bndbox><xmin>0</xmin><ymin>0</ymin><xmax>40</xmax><ymax>100</ymax></bndbox></object>
+<object><name>1</name><name>2</name><bndbox><xmin>100</xmin><ymin>0</ymin><xmax>140</xmax><ymax>100</ymax></bndbox></object>
+<object><name>3</name><scene>1</scene><nobndbox>1</nobndbox></object></annotation>"""
+SENTENCES = (
+    "[/EN#1/animals Two dogs] and [/EN#2/animals/other a cat] in [/EN#3/scene a yard]\n[/EN#0/notvisual It] rains\n"
+)
+
+
+@pytest.fixture
+def published(tmp_path):
+    for name, text in (("Annotations/7.xml", XML), ("Sentences/7.txt", SENTENCES), ("test.txt", "7\n")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def test_the_published_files_say_the_same(published, tmp_path):
+    held = load("phrases")(published, {"7.jpg": REGIONS["a_1.jpg"]}, fixtures.processor(), context=True)
+    dogs, cat = held.examples("test")
+    whole = Segment("Two dogs and a cat in a yard")
+    assert (dogs.text, dogs.boxes, dogs.box) == (
+        (Segment("Two dogs"), whole),
+        ((0, 0, 40, 100), (100, 0, 140, 100)),
+        (0, 0, 140, 100),
+    )
+    assert (cat.text, cat.boxes, cat.image) == ((Segment("a cat"), whole), ((100, 0, 140, 100),), "7.jpg")
+    assert held.target([dogs, cat]).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("Annotations/7.xml", "<annotation>", "7.xml: no annotation of Flickr30K Entities"),
+        ("Annotations/7.xml", "<annotation></annotation>", "no size/width"),
+        ("Sentences/7.txt", None, "unpack Flickr30K Entities' annotations.zip"),
+    ],
+)
+def test_what_is_wrong_with_the_published_files_is_said(published, name, text, message):
+    (published / name).unlink()
+    if text is not None:
+        (published / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load("phrases")(published, REGIONS, fixtures.processor()).examples("test")

@@ -101,8 +101,7 @@ def ablation(
 
 def _one_row(data: Path, out: Path, seed: int, budget: Budget, row: str, progress: bool) -> Found:
     folder = out / f"seed-{seed}" / f"ablation-{list(ROWS).index(row)}"
-    settings = {name: value for name, value in asdict(budget).items() if name != "rows"}
-    stages, objectives = Stages(folder, {"row": row, **settings}, progress), ROWS[row]
+    stages, objectives = Stages(folder, {"row": row, **asdict(budget)}, progress), ROWS[row]
     prepared, place, files = out / "data", out / "nlvr", data / "flickr8k"
     begun: dict[str, Mapping[str, Any]] = {"flickr8k": {"size": budget.size}, "nlvr": {"size": budget.size}}
     if objectives is not None:
