@@ -9,7 +9,9 @@ import pytest
 from uniter import stages
 from uniter.pretraining import Judged
 from uniter.real import ablation, entailment, files, flickr8k, floor, nlvr, nlvr_files
+from uniter.regions import Regions
 from uniter.regions.formats import open_regions
+from uniter.regions.store import StoreWriter
 from uniter.run import pretraining_job
 from uniter.tasks.base import load
 
@@ -166,18 +168,24 @@ def test_nlvr_goes_from_pixels_to_a_table(data, prepared):
     assert more.numbers["dev, scratch"] == found.numbers["dev, scratch"] and "test, blind" in more.numbers
 
 
-def test_matching_learns_nlvrs_labels_and_masks_are_of_true_sentences(prepared):
-    out, budget, _ = prepared
-    job = pretraining_job(nlvr.pretraining(out / "nlvr", budget, 0))
+def test_matching_learns_nlvrs_labels_and_masks_are_of_true_sentences(data, tmp_path):
+    nlvr_files.write_parts(data / "nlvr" / "train.jsonl", "train", 2, tmp_path)
+    files.write_vocabulary(["There is a red green blue black square"], tmp_path, 200)
+    with StoreWriter(tmp_path / "regions", None) as writer:
+        for path in sorted((tmp_path / "images").iterdir()):
+            box = np.array([[0, 0, 400, 100]], np.float32)
+            writer.add(path.name, Regions(np.ones((1, 6), np.float32), box, 400, 100, np.eye(3, dtype=np.float32)[:1]))
+    job = pretraining_job(nlvr.pretraining(tmp_path, nlvr.Budget(**TINY), 0))
     source = job.sources[0]
     assert isinstance(source, Judged) and len(source.texts) == 10 * 2
-    rows = np.arange(20)
-    batch = job.prepare("itm/0", rows, 0)
-    assert batch["labels"].tolist() == source.labels.tolist() and set(source.labels) == {0, 1}
-    assert len(job.lengths("itm/0")) == 20 and len(job.lengths("mlm/0")) == source.labels.sum() == 4 * 2
-    true = [source.images[i] for i in source.image_of[source.labels == 1]]
-    assert [source.true.images[i] for i in source.true.image_of] == true
-    assert all(int(name.split("-")[1]) % 2 == 0 for name in true)  # hand_made: even ones are true
+    labels = np.repeat([number % 2 == 0 for number in range(12) if number % 10], 2)  # hand_made: even ones are true
+    batch = job.prepare("itm/0", np.arange(20), 0)
+    assert batch["labels"].tolist() == labels.tolist() == source.labels.tolist()
+    assert len(job.lengths("itm/0")) == 20 and len(job.lengths("mlm/0")) == labels.sum() == 4 * 2
+    masked = job.prepare("mlm/0", np.arange(8), 0)
+    assert (masked["labels"] >= 0).any(1).all()
+    shown = [source.true.images[i] for i in source.true.image_of]
+    assert [name.split("-")[1] for name in shown] == ["2", "2", "4", "4", "6", "6", "8", "8"]
 
 
 def test_the_ablation_has_the_rows_of_the_paper_and_sums_three_numbers(data, prepared, tmp_path):
