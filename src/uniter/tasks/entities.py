@@ -105,6 +105,8 @@ def read_lines(path: Path) -> Iterator[Picture]:
                 raise ValueError(f"{path}: box {box!r:.60} of {name!r:.40} is not x1 y1 x2 y2 in fractions")
             x1, y1, x2, y2 = (float(number) * side for number, side in zip(box, (*size, *size), strict=True))
             for chain in field(entry, "chains", path, list):
+                if not isinstance(chain, int):
+                    raise ValueError(f"{path}: chain {chain!r:.40} of {name!r:.40} is not a number; write it again")
                 boxes.setdefault(chain, []).append((x1, y1, x2, y2))
         boxes.pop(NOT_VISUAL, None)
         yield Picture(name, (float(size[0]), float(size[1])), captions, boxes)
