@@ -12,74 +12,22 @@ size are attributes beside that, so that each is in the feature by itself. One p
 """
 
 import argparse
-import json
 import platform
 import time
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from machine import processor
-from uniter.files import write_json, write_text
+from uniter.files import write_text
+from uniter.real.nlvr_files import CLASSES, MODEL, write_boxes
 from uniter.regions.coco import AnnotatedPictures, read_coco
 from uniter.regions.detectors import Detector
 from uniter.regions.measuring import overlaps
 from uniter.regions.own_detector import train_own
 from uniter.regions.small import SmallDetector
 from uniter.regions.training import DetectorTraining
-
-SIZE, SIDE, LEFTS = (400, 100), 100, (0, 150, 300)  # of a picture and of its three boxes, in pixels
-COLOURS = {"#0099ff": "blue", "Black": "black", "Yellow": "yellow"}
-SHAPES = ("circle", "square", "triangle")
-SIZES = {10: "small", 20: "medium", 30: "large"}
-CLASSES = [*(f"{colour} {shape}" for colour in COLOURS.values() for shape in SHAPES), "box"]
-MODEL = "small,long_side=400-400,regions=4-40"
-
-
-def to_coco(record: dict, order: int) -> list[dict]:
-    """COCO annotations, without ids, of one example's picture that shows its boxes in one of the six orders."""
-    found = []
-    for left, number in zip(LEFTS, record["permutations"][order], strict=True):
-        found.append({"category_id": len(CLASSES), "bbox": [left, 0, SIDE, SIDE], "area": SIDE * SIDE, "iscrowd": 0})
-        for thing in record["structured_rep"][number]:
-            side, colour = int(thing["size"]), COLOURS[thing["color"]]
-            said = {"colour": colour, "shape": thing["type"], "size": SIZES[side]}
-            found.append(
-                {
-                    "category_id": CLASSES.index(f"{colour} {thing['type']}") + 1,
-                    "bbox": [left + int(thing["x_loc"]), int(thing["y_loc"]), side, side],
-                    "area": side * side,
-                    "iscrowd": 0,
-                    "attributes": said,
-                }
-            )
-    return found
-
-
-def write_coco(data: Path, split: str, pictures: int, out: Path) -> Path:
-    """Unpack pictures of a split, spread over its examples and orders, and write their boxes; returns the COCO file."""
-    file = out / f"{split}.json"
-    if file.is_file():
-        return file
-    records = [json.loads(line) for line in (data / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()]
-    every = len(records) * 6
-    images, annotations = [], []
-    with zipfile.ZipFile(data / f"images-{split}.zip") as packed:
-        names = {Path(name).name: name for name in packed.namelist()}
-        for number in np.unique(np.linspace(0, every - 1, min(pictures, every)).astype(int)):
-            record, order = records[number // 6], int(number % 6)
-            name = f"{split}-{record['identifier']}-{order}.webp"
-            target = out / "images" / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(packed.read(names[name]))
-            images.append({"id": len(images) + 1, "file_name": name, "width": SIZE[0], "height": SIZE[1]})
-            for entry in to_coco(record, order):
-                annotations.append({"id": len(annotations) + 1, "image_id": len(images), **entry})
-    categories = [{"id": number, "name": name} for number, name in enumerate(CLASSES, 1)]
-    write_json(file, {"images": images, "annotations": annotations, "categories": categories})
-    return file
 
 
 def look_closer(detector: Detector, pictures: AnnotatedPictures) -> dict[str, float]:
@@ -125,8 +73,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     pictures = options.out / "coco"
-    train = write_coco(options.data, "train", options.train_pictures, pictures)
-    dev = write_coco(options.data, "dev", options.dev_pictures, pictures)
+    train = write_boxes(options.data, "train", options.train_pictures, pictures)
+    dev = write_boxes(options.data, "dev", options.dev_pictures, pictures)
     if options.coco_only:
         print(train, dev)
         return

@@ -211,6 +211,28 @@ def refer(folder: Path, images: int = 6) -> Case:
     return Case("refcoco", folder, regions, ["instances.json", "refs(unc).p"], coco_name("train", 1))
 
 
+def phrases(folder: Path, images: int = 8) -> Case:
+    """Phrases of captions with boxes as fractions: a JSON record a picture, two phrases a picture, one of two boxes."""
+    regions: dict[str, Regions] = {}
+    for split, first, count in (("train", 0, images), ("val", 20, images // 2)):
+        records = []
+        for number in range(first, first + count):
+            name = f"{1000 + number}_ab.jpg"
+            regions[name] = found = random_regions(number, 3 + number % 5)
+            shares = (found.boxes[:3] / [WIDTH, HEIGHT, WIDTH, HEIGHT]).tolist()
+            one, other = f"A {COLOURS[number % 8]} dog", f"two {COLOURS[number // 2 % 8]} cats"
+            sentence = f"{one} is left of {other} there ."
+            said = [{"start": 0, "end": len(one), "phrase": one, "chain": 10 * number}]
+            said.append({"start": sentence.index(other), "end": 0, "phrase": other, "chain": 10 * number + 1})
+            said.append({"start": 0, "end": 5, "phrase": "there", "chain": 0})  # of nothing in the picture
+            chains = ([10 * number], [10 * number + 1], [10 * number + 1])
+            boxes = [{"chains": c, "types": ["animals"], "box": b} for c, b in zip(chains, shares, strict=True)]
+            about = {"file": name, "size": [int(WIDTH), int(HEIGHT)], "captions": [sentence], "boxes": boxes}
+            records.append(about | {"phrases": [{"sentence": sentence, "phrases": said}]})
+        write_lines(folder / f"{split}.jsonl", records)
+    return Case("phrases", folder, regions, ["train.jsonl"], "1000_ab.jpg", lines=True)
+
+
 def snli_ve(folder: Path, sentences: int = 12) -> Case:
     """SNLI-VE: a JSON record a line in the file of each split, two sentences an image, and an undecided one."""
     regions = {}
@@ -388,6 +410,7 @@ MAKERS: dict[str, Callable[[Path], Case]] = {
     "retrieval": karpathy,
     "vqa": vqa_v2,
     "refcoco": refer,
+    "phrases": phrases,
     "snli_ve": snli_ve,
     "nlvr2": nlvr2,
     "nlvr": nlvr,

@@ -2,8 +2,9 @@ import json
 
 import pytest
 
-from uniter import bench
-from uniter.bench import BENCHMARKS, PAPER, Budget, Clock, Found, chosen, scenes, table, times
+from uniter import bench, stages
+from uniter.bench import BENCHMARKS, PAPER, Budget, chosen, scenes, table
+from uniter.stages import Found
 
 
 @pytest.fixture(autouse=True)
@@ -24,11 +25,11 @@ def test_every_row_is_measured_from_both_starts_and_a_second_call_does_nothing_a
         assert nothing_to_begin_with == ([0, 2] if "Zero-shot" in row else [])
         assert all("(" in cell for cell in cells if cell != "–")  # an interval
     kept = json.loads((tmp_path / "seed-0" / "numbers.json").read_text())["seconds"]
-    stages = {"drawing", "regions", "pre-training"} | {
+    names_of_stages = {"drawing", "regions", "pre-training"} | {
         f"{name}, {stage}" for name in names for stage in ("from scratch", "pre-trained", "measuring")
     }
-    assert kept.keys() == stages and min(kept.values()) >= 0 and kept["refcoco, pre-trained"] > 0
-    monkeypatch.setattr(bench, "run", None)
+    assert kept.keys() == names_of_stages and min(kept.values()) >= 0 and kept["refcoco, pre-trained"] > 0
+    monkeypatch.setattr(stages, "run", None)
     monkeypatch.setattr(bench, "evaluate", None)
     assert scenes(tmp_path, tasks=("snli_ve", "retrieval"), budget=budget, progress=False) == found
     with pytest.raises(ValueError, match="seed-0 was measured with another budget"):
@@ -59,23 +60,6 @@ def test_seeds_come_to_a_mean_a_spread_and_an_interval():
     )
     one["refcoco"]["test"]["pretrained"] |= {"accuracy_low": 25.0, "accuracy_high": 35.5}
     assert "| 30.0 (25.0–35.5) |" in table([Found(one)])
-
-
-def test_times_of_a_stage_add_up_over_sessions_and_seeds(monkeypatch):
-    now = iter([0.0, 30.0, 100.0, 190.0])
-    monkeypatch.setattr(bench.time, "perf_counter", lambda: next(now))
-    kept: list[dict] = []
-    seconds: dict[str, float] = {}
-    clock = Clock(seconds, lambda: kept.append(dict(seconds)))
-    assert clock.time("learning", pow, 2, 3) == 8
-    with pytest.raises(ZeroDivisionError):
-        clock.time("learning", divmod, 1, 0)
-    assert kept == [{"learning": 30.0}, {"learning": 120.0}]
-    assert times([Found(seconds=seconds), Found(seconds={"learning": 60.0, "measuring": 30.0})]).splitlines()[2:] == [
-        "| learning | 3.0 |",
-        "| measuring | 0.5 |",
-        "| all | 3.5 |",
-    ]
 
 
 def test_groups_stand_for_their_members():

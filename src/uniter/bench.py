@@ -1,22 +1,17 @@
 """The paper's rows on drawn scenes: every task fine-tuned from scratch and from a pre-training, side by side."""
 
 import json
-import math
-import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from uniter.files import write_json
 from uniter.pipeline import SHIPPED
 from uniter.recipe import Recipe, parse_recipe
 from uniter.regions.extract import extract
-from uniter.run import evaluate, run
+from uniter.run import evaluate
 from uniter.scenes.write import make
-
-T = TypeVar("T")
+from uniter.stages import Found, Stages, cell
 
 STARTS = {"scratch": "from scratch", "pretrained": "pre-trained"}
 SPLITS = {"test": "held-out pictures", "novel": "new pairs"}
@@ -92,21 +87,6 @@ LINES = (
 )
 """The first fifteen are the thirteen rows of the paper's table 3: the three of VCR are one row there."""
 
-Numbers = dict[str, dict[str, dict[str, dict[str, float]]]]  # benchmark, split, start -> the task's numbers
-
-
-@dataclass
-class Found:
-    """What a seed came to.
-
-    Args:
-        numbers: of each benchmark, split and start.
-        seconds: that each stage took, over all sessions.
-    """
-
-    numbers: Numbers = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-
 
 @dataclass(frozen=True)
 class Budget:
@@ -130,27 +110,6 @@ class Budget:
     )
     measured: int = 100
     pretraining: int = 0
-
-
-class Clock:
-    """How long each stage took, over all sessions.
-
-    Args:
-        seconds: of the sessions before, by stage; counted up.
-        keep: writes them down.
-    """
-
-    def __init__(self, seconds: dict[str, float], keep: Callable[[], Any]):
-        self.seconds, self.keep = seconds, keep
-
-    def time(self, stage: str, work: Callable[..., T], *arguments: Any) -> T:
-        """Call `work` with the arguments and count its time, also if it is stopped."""
-        began = time.perf_counter()
-        try:
-            return work(*arguments)
-        finally:
-            self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.perf_counter() - began, 1)
-            self.keep()
 
 
 def fine_tuning(
@@ -227,21 +186,16 @@ def scenes(
 
 
 def _one_seed(out: Path, seed: int, names: Sequence[str], budget: Budget, progress: bool) -> Found:
-    _claim(out / "budget.json", asdict(budget))
-    path = out / "numbers.json"
-    found = Found(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else Found()
-    left = [name for name in names if name not in found.numbers]
+    stages = Stages(out, asdict(budget), progress)
+    left = [name for name in names if name not in stages.found.numbers]
     if not left:
-        return found
-    clock = Clock(found.seconds, lambda: write_json(path, asdict(found)))
+        return stages.found
     pictures = {split: getattr(budget, split) for split in ("train", "val", *SPLITS)}
-    clock.time("drawing", lambda: make(out / "world", pictures, seed=seed, progress=progress))
-    clock.time("regions", lambda: extract(out / "world" / "images", out / "regions", progress=progress))
+    stages.do("drawing", lambda: make(out / "world", pictures, seed=seed, progress=progress))
+    stages.do("regions", lambda: extract(out / "world" / "images", out / "regions", progress=progress))
     begun = SHIPPED / "pretrained"
     if budget.pretraining:
-        begun = out / "runs" / "pretraining" / "last"
-        recipe = _pretraining(out, budget, seed)
-        clock.time("pre-training", _finish, recipe, out / "runs" / "pretraining", progress)
+        begun = stages.learn("pre-training", _pretraining(out, budget, seed), "runs/pretraining") / "last"
     models = {"scratch": "{size: tiny}", "pretrained": f"{{from: {json.dumps(begun.as_posix())}}}"}
     for name in left:
         benchmark = BENCHMARKS[name]
@@ -250,27 +204,9 @@ def _one_seed(out: Path, seed: int, names: Sequence[str], budget: Budget, progre
             narrow = {"captions_per_image": 1, "max_images": 30}
             options = narrow if benchmark.task == "retrieval" else {"validation_examples": 150}
             recipe = fine_tuning(out, name, model, budget.updates[name], budget.tokens, seed, options)
-            clock.time(f"{name}, {STARTS[start]}", _finish, recipe, out / "runs" / f"{name}-{start}", progress)
-            folders[start] = out / "runs" / f"{name}-{start}" / "last"
-        found.numbers[name] = clock.time(f"{name}, measuring", _measured, out, benchmark, folders, budget, progress)
-        write_json(path, asdict(found))
-    return found
-
-
-def _claim(path: Path, budget: dict[str, Any]) -> None:
-    """Take a folder for this budget, or refuse it."""
-    if path.is_file():
-        if json.loads(path.read_text(encoding="utf-8")) != budget:
-            raise ValueError(f"{path.parent} was measured with another budget ({path.name}): choose another --out")
-    elif path.parent.exists() and any(path.parent.iterdir()):
-        raise ValueError(f"{path.parent} holds something that is no bench: choose another --out")
-    else:
-        write_json(path, budget, indent=1)
-
-
-def _finish(recipe: Recipe, folder: Path, progress: bool) -> None:
-    if not run(recipe, folder, progress).finished:
-        raise KeyboardInterrupt
+            folders[start] = stages.learn(f"{name}, {STARTS[start]}", recipe, f"runs/{name}-{start}") / "last"
+        stages.measure(name, f"{name}, measuring", _measured, out, benchmark, folders, budget, progress)
+    return stages.found
 
 
 def _measured(
@@ -328,36 +264,8 @@ def table(found: Sequence[Found]) -> str:
         if measured:
             starts = {"pretrained": "zero-shot"} if line.zero_shot else {start: start for start in STARTS}
             cells = [
-                _cell([numbers[split][starts[start]] for numbers in measured], line.number) if start in starts else "–"
+                cell([numbers[split][starts[start]] for numbers in measured], line.number) if start in starts else "–"
                 for split, start in columns
             ]
             lines.append(f"| {line.name} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-# Student's t, 97.5%, of 1 to 9 degrees of freedom; with more the last is taken, which is a little too wide
-_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-
-
-def _cell(numbers: Sequence[Mapping[str, float]], key: str) -> str:
-    values = [found[key] for found in numbers]
-    if len(values) > 1:
-        mean, deviation = statistics.mean(values), statistics.stdev(values)
-        half = _STUDENT[min(len(values) - 2, len(_STUDENT) - 1)] * deviation / math.sqrt(len(values))
-        return f"{mean:.1f} ± {deviation:.1f} ({max(0.0, mean - half):.1f}–{min(100.0, mean + half):.1f})"
-    low, high = (numbers[0].get(f"{key}_{side}") for side in ("low", "high"))
-    return f"{values[0]:.1f}" + (f" ({low:.1f}–{high:.1f})" if low is not None else "")
-
-
-def times(found: Sequence[Found]) -> str:
-    """The minutes of each stage as Markdown, all seeds together, and their sum.
-
-    Args:
-        found: of each seed.
-    """
-    minutes: dict[str, float] = {}
-    for one in found:
-        for stage, seconds in one.seconds.items():
-            minutes[stage] = minutes.get(stage, 0.0) + seconds / 60
-    lines = [f"| {stage} | {spent:.1f} |" for stage, spent in minutes.items()]
-    return "\n".join(["| stage | minutes |", "|---|---:|", *lines, f"| all | {sum(minutes.values()):.1f} |"])

@@ -233,8 +233,9 @@ def bench_scenes(
     """Fine-tune on every task of the drawn world, from scratch and pre-trained; print the table (hours on a CPU)."""
     from dataclasses import replace
 
-    from uniter.bench import BENCHMARKS, PAPER, Budget, scenes, table, times
+    from uniter.bench import BENCHMARKS, PAPER, Budget, scenes, table
     from uniter.files import write_text
+    from uniter.stages import times
 
     budget = Budget(pretraining=pretraining)
     if updates is not None:
@@ -243,6 +244,137 @@ def bench_scenes(
     text = f"{table(found)}\n\n{times(found)}"
     write_text(out / "table.md", text + "\n")
     print(text)
+
+
+BenchData = Annotated[Path, typer.Option("--data", help="Folder with nlvr, flickr8k and snli_ve (docs/real_data.md).")]
+BenchSeeds = Annotated[int, typer.Option("--seeds", min=1, help="How many seeds, from 0.")]
+BenchSize = Annotated[str, typer.Option("--size", help="Size of the model: tiny, small, base or large.")]
+BenchUpdates = Annotated[int | None, typer.Option("--updates", min=1, help="Updates of each fine-tuning.")]
+BenchPretraining = Annotated[int | None, typer.Option("--pretraining", min=1, help="Updates of pre-training.")]
+BenchTokens = Annotated[int | None, typer.Option("--tokens", min=64, help="Budget of a batch.")]
+BenchSplit = Annotated[Path | None, typer.Option("--split", help="Another split's file to measure on too.")]
+BenchRows = Annotated[list[str] | None, typer.Option("--row", help="Only this row of the table; may be repeated.")]
+
+
+def _given(**settings: Any) -> dict[str, Any]:
+    """The settings that were given."""
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def _tell_bench(out: Path, name: str, table: str, found: list[Any]) -> None:
+    from uniter.files import write_text
+    from uniter.stages import times
+
+    text = f"{table}\n\n{times(found)}"
+    write_text(out / f"{name}.md", text + "\n")
+    print(text)
+
+
+@bench_app.command("flickr8k")
+def bench_flickr8k(
+    data: BenchData,
+    out: Out,
+    seeds: BenchSeeds = 1,
+    size: BenchSize = "small",
+    pretraining: BenchPretraining = None,
+    updates: BenchUpdates = None,
+    tokens: BenchTokens = None,
+    measured: Annotated[
+        int | None, typer.Option("--measured", min=0, help="Measure retrieval among so many pictures; 0: all.")
+    ] = None,
+    captions_per_image: Annotated[
+        int | None, typer.Option("--captions-per-image", min=0, help="With so many captions of each; 0: all.")
+    ] = None,
+    row: BenchRows = None,
+    split: BenchSplit = None,
+    quiet: Quiet = False,
+) -> None:
+    """Flickr8k: pre-train, retrieval and phrase grounding, pre-trained and from scratch (hours on a CPU)."""
+    from uniter.real.flickr8k import Budget, flickr8k, table
+
+    more = _given(pretraining=pretraining, retrieval=updates, phrases=updates, tokens=tokens, measured=measured)
+    more |= _given(captions_per_image=captions_per_image, rows=row and tuple(row))
+    found = flickr8k(data, out, range(seeds), Budget(size, **more), split, not quiet)
+    _tell_bench(out, "flickr8k", table(found), found)
+
+
+@bench_app.command("entailment")
+def bench_entailment(
+    data: BenchData,
+    out: Out,
+    seeds: BenchSeeds = 1,
+    size: BenchSize = "small",
+    pretraining: BenchPretraining = None,
+    updates: BenchUpdates = None,
+    tokens: BenchTokens = None,
+    row: BenchRows = None,
+    split: BenchSplit = None,
+    regions: Annotated[Path | None, typer.Option("--regions", help="Regions of that file's pictures.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Visual entailment on Flickr8k's pictures, with a control that sees the words alone."""
+    from uniter.real.entailment import Budget, entailment, table
+
+    more = _given(pretraining=pretraining, entailment=updates, tokens=tokens, rows=row and tuple(row))
+    found = entailment(data, out, range(seeds), Budget(size, **more), split, regions, not quiet)
+    _tell_bench(out, "entailment", table(found), found)
+
+
+@bench_app.command("nlvr")
+def bench_nlvr(
+    data: BenchData,
+    out: Out,
+    seeds: BenchSeeds = 1,
+    size: BenchSize = "small",
+    pretraining: BenchPretraining = None,
+    updates: BenchUpdates = None,
+    tokens: BenchTokens = None,
+    orders: Annotated[
+        int | None, typer.Option("--orders", min=1, max=6, help="Of the six orders of a picture, learn from so many.")
+    ] = None,
+    detector: Annotated[
+        Path | None, typer.Option("--detector", help="A trained detector's folder, instead of training one.")
+    ] = None,
+    row: BenchRows = None,
+    split: BenchSplit = None,
+    quiet: Quiet = False,
+) -> None:
+    """NLVR from pixels: detector, regions, pre-training, fine-tuning, dev over all six orders (hours on a CPU)."""
+    from uniter.real.nlvr import Budget, nlvr, table
+
+    more = _given(pretraining=pretraining, updates=updates, tokens=tokens, orders=orders, rows=row and tuple(row))
+    found = nlvr(data, out, range(seeds), Budget(size, **more), split, detector, not quiet)
+    _tell_bench(out, "nlvr", table(found), found)
+
+
+@bench_app.command("ablation")
+def bench_ablation(
+    data: BenchData,
+    out: Out,
+    seeds: BenchSeeds = 3,
+    size: BenchSize = "tiny",
+    pretraining: BenchPretraining = None,
+    updates: BenchUpdates = None,
+    tokens: BenchTokens = None,
+    measured: Annotated[
+        int | None, typer.Option("--measured", min=0, help="Measure retrieval among so many pictures; 0: all.")
+    ] = None,
+    orders: Annotated[
+        int | None, typer.Option("--orders", min=1, max=6, help="Of the six orders of NLVR, learn from so many.")
+    ] = None,
+    detector: Annotated[
+        Path | None, typer.Option("--detector", help="A trained detector's folder, instead of training one.")
+    ] = None,
+    row: BenchRows = None,
+    quiet: Quiet = False,
+) -> None:
+    """The paper's ablation of pre-training on Flickr8k, entailment and NLVR (a day on a CPU)."""
+    from uniter.real.ablation import Budget, ablation, table
+
+    more = _given(pretraining=pretraining, retrieval=updates, entailment=updates, nlvr=updates, tokens=tokens)
+    more |= _given(measured=measured, orders=orders, rows=row and tuple(row))
+    found = ablation(data, out, range(seeds), Budget(size, **more), detector, not quiet)
+    _tell_bench(out, "ablation", table(found), [one for rows in found for one in rows.values()])
 
 
 MaxMemory = Annotated[

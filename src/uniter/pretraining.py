@@ -31,6 +31,7 @@ from uniter.regions.formats import open_regions
 from uniter.regions.packed import Buffers, PackedRegions
 from uniter.regions.source import RegionSource
 from uniter.remote import local
+from uniter.tasks.nlvr import NLVR
 from uniter.tasks.reading import name_finder, shards_of
 from uniter.tasks.retrieval import open_captions
 from uniter.tasks.text_database import TextDatabase
@@ -200,6 +201,10 @@ class Captioned:
         self._start = np.cumsum(self._count) - self._count
         self._shard_places: np.ndarray | None = None  # made when asked for
 
+    def seen_by(self, objective: Objective) -> "Captioned":
+        """The pairs that an objective learns from: all of them."""
+        return self
+
     def tokens(self, index: int) -> Tokens:
         """A text and its segment types."""
         return Tokens(self.texts[index], np.full(len(self.texts[index]), TEXT_TYPE, dtype=np.int64))
@@ -351,19 +356,66 @@ class Stories(Captioned):
         return super().lengths() if self.counted is None else self.counted
 
 
+@dataclass
+class Judged(Captioned):
+    """Sentences of which people said whether they are true of their pictures (NLVR).
+
+    Matching learns what they said instead of swapping; words and regions are masked in true pairs only, where each side
+    says what the other one hides.
+
+    Args:
+        labels: (texts,) int64, 1 = true.
+        true: the true pairs by themselves.
+    """
+
+    labels: np.ndarray
+    true: Captioned
+
+    @classmethod
+    def read_nlvr(cls, data: str | Path, regions: Any, split: str, processor: UniterProcessor) -> "Judged":
+        """NLVR's sentences of a split, each with those orders of its picture that have regions.
+
+        Raises:
+            ValueError: a file is missing or foreign, a sentence has no label, or none has regions, or none is true.
+        """
+        store = open_regions(regions)
+        task = NLVR(data, store, processor)
+        pairs = [pair for part in split.split("+") for pair in task.examples(part) if pair.image in store]
+        if not pairs:
+            raise ValueError(f"{regions}: none of the pictures of split {split!r} in {data} is there; extract them")
+        texts = [text.input_ids for text in task.tokens([pair.text for pair in pairs])]
+        labels = np.array([task.known(pair) == "true" for pair in pairs], dtype=np.int64)
+        if not labels.any():
+            raise ValueError(f"{data}: no sentence of split {split!r} is true of its picture: nothing to mask in")
+        numbers = {image: number for number, image in enumerate(dict.fromkeys(pair.image for pair in pairs))}
+        image_of = np.array([numbers[pair.image] for pair in pairs])
+        true = np.flatnonzero(labels)
+        names: list[Any] = list(numbers)
+        return cls(
+            texts, image_of, names, store, labels, Captioned([texts[i] for i in true], image_of[true], names, store)
+        )
+
+    def seen_by(self, objective: Objective) -> Captioned:
+        """All pairs for matching, the true ones for what masks."""
+        return self if isinstance(objective, Matching) else self.true
+
+
 def read_source(source, processor: UniterProcessor, training: bool = True) -> Captioned:
     """A source of a recipe; arguments as in `Captioned.read`."""
     excluded = tuple(Excluded(one.file, one.splits) for one in source.exclude)
+    chosen = excluded or source.splits or source.addresses or source.pictures or source.missing != "refuse"
+    if source.kind != "captions" and chosen:
+        raise ValueError(
+            f"{source.captions}: splits, exclude, addresses, pictures and missing are for captions, not for "
+            f"sources of kind {source.kind}; leave them out"
+        )
     if source.kind == "vcr":
-        if excluded or source.splits or source.addresses or source.pictures or source.missing != "refuse":
-            raise ValueError(
-                f"{source.captions}: splits, exclude, addresses, pictures and missing are for captions, not for "
-                "sources of kind vcr; leave them out"
-            )
         place = (source.captions, source.regions, source.gt_regions, source.split)
         return Stories.read_vcr(*place, processor, training, source.lengths)
     if source.gt_regions is not None or source.lengths != "plain":
         raise ValueError(f"{source.captions}: gt_regions and lengths are for sources of kind vcr; leave them out")
+    if source.kind == "nlvr":
+        return Judged.read_nlvr(source.captions, source.regions, source.split, processor)
     choice = Choice(source.split, source.splits, excluded, tuple(source.addresses), source.pictures)
     return Captioned.read(source.captions, source.regions, source.split, processor, training, choice, source.missing)
 
@@ -482,7 +534,7 @@ class Pretraining:
         for name, objective in self.objectives.items():
             totals: dict[str, float] = {}
             count = 0
-            for source in self.validation:
+            for source in (source.seen_by(objective) for source in self.validation):
                 chosen = draws.permutation(self.seed, "validation", len(source.texts))[: self.validation_pairs]
                 for rows in evaluation_batches(source.lengths()[chosen], 8192):
                     batch = self._batch(objective, source, Draws(self.seed, -1, chosen[rows]))
@@ -503,8 +555,9 @@ class Pretraining:
     # ------------------------------------------------------------ parts
 
     def _parts(self, stream: str) -> tuple[Objective, Captioned]:
-        objective, _, source = stream.partition("/")
-        return self.objectives[objective], self.named[source]
+        name, _, source = stream.partition("/")
+        objective = self.objectives[name]
+        return objective, self.named[source].seen_by(objective)
 
     def _batch(self, objective: Objective, source: Captioned, rows: Draws) -> dict[str, Tensor]:
         own = source.image_of[rows.indices]
@@ -515,7 +568,9 @@ class Pretraining:
         else:
             images, labels = objective.choose(rows, own, len(source.images))
         texts = rows.indices
-        if isinstance(objective, Matching):
+        if isinstance(source, Judged):  # what masks is shown the true ones by themselves, which are not judged
+            images, labels = own, source.labels[rows.indices]
+        elif isinstance(objective, Matching):
             # The other way round: this image stays and gets a text of the image that was drawn.
             swapped = objective.swaps_text(rows) & (labels == 0)
             texts = np.where(swapped, source.text_of(images, rows.uniform("itm-text")), texts)

@@ -172,12 +172,14 @@ class Exclusion(Settings):
 class Source(Settings):
     """One set of captioned pictures."""
 
-    kind: Literal["captions", "vcr"] = Field(
-        "captions", description="vcr: questions of VCR with their true answers and rationales (second stage)."
+    kind: Literal["captions", "vcr", "nlvr"] = Field(
+        "captions",
+        description="vcr: questions of VCR with their true answers and rationales (second stage); nlvr: NLVR's "
+        "sentences, whose labels are what matching learns.",
     )
     captions: FilePlace = Field(
         description="The data set's public file (docs/pretraining_data.md), or a published text database, or its URL; "
-        "of VCR, the folder of its files or databases."
+        "of VCR and NLVR, the folder of its files or databases."
     )
     gt_regions: FilePlace | None = Field(
         None, description="Store of the regions of VCR's annotated boxes; null: they are in `regions` too."

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from uniter.bench import Clock, fine_tuning
+from uniter.bench import fine_tuning
 from uniter.demo.report import Numbers, write_report
 from uniter.files import write_json
 from uniter.pipeline import SHIPPED
@@ -13,6 +13,7 @@ from uniter.recipe import Recipe, parse_recipe
 from uniter.regions.extract import extract
 from uniter.run import evaluate, run
 from uniter.scenes.write import make
+from uniter.stages import Clock
 
 TASKS = ("vqa", "refcoco", "retrieval")
 STARTS = ("scratch", "pretrained", "shipped")

@@ -235,6 +235,10 @@ class RefCOCO(Task):
             self._are_annotated[image] = said == "annotated" or (same and not said)
         return self._are_annotated[image]
 
+    def overlap(self, boxes: np.ndarray, example: Expression) -> np.ndarray:
+        """(R,) overlap of (R, 4) boxes with what an expression means (a phrase may mean several boxes)."""
+        return self.overlaps(boxes, example.box)
+
     def true_box(self, example: Expression) -> Box:
         """The box meant, whatever regions there are."""
         return example.box
@@ -246,7 +250,7 @@ class RefCOCO(Task):
             if example.place is not None and self.on_annotated(example.image):
                 labels.append(example.place)
                 continue
-            overlap = self.overlaps(self.seen(example.image).boxes, example.box)
+            overlap = self.overlap(self.seen(example.image).boxes, example)
             labels.append(int(overlap.argmax()) if overlap.max() >= 0.5 else -1)
         return torch.tensor(labels)
 
@@ -269,10 +273,10 @@ class RefCOCO(Task):
         right = []
         for example, prediction in zip(examples, said, strict=True):
             box = np.array([corners(field(prediction, "pred_box", place), place)])
-            right.append(100.0 * float(self.overlaps(box, example.box)[0] > 0.5))
+            right.append(100.0 * float(self.overlap(box, example)[0] > 0.5))
         found = with_interval("accuracy", right)
         if self.regions is not None:
-            within = [self.overlaps(self.seen(e.image).boxes, e.box).max() > 0.5 for e in examples]
+            within = [self.overlap(self.seen(e.image).boxes, e).max() > 0.5 for e in examples]
             found["upper_bound"] = 100.0 * float(np.mean(within))
         return found
 
