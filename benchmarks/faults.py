@@ -9,7 +9,6 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -76,19 +75,18 @@ def main() -> None:
                     ends["run", trial.finish() == whole] += 1
                     faults += trial.faults
                 number += 1
-            if find_spec("uniter.training.engine"):  # where processes share a run
-                (folder / "second").mkdir()
-                with Victims(folder / "second", {}) as second:
-                    both = [victims, second]
-                    (folder / "together").mkdir()
-                    together = Ranks(both, data, folder / "together", 0).finish()
-                    for seed in range(RANKS):
-                        (folder / f"ranks-{seed}").mkdir()
-                        ranks = Ranks(both, data, folder / f"ranks-{seed}", asked.seed + seed)
-                        for _ in range(STRIKES):
-                            report(ranks.strike(), began)
-                        ends["run", ranks.finish() == together] += 1
-                        faults += ranks.faults
+            (folder / "second").mkdir()
+            with Victims(folder / "second", {}) as second:
+                both = [victims, second]
+                (folder / "together").mkdir()
+                together = Ranks(both, data, folder / "together", 0).finish()
+                for seed in range(RANKS):
+                    (folder / f"ranks-{seed}").mkdir()
+                    ranks = Ranks(both, data, folder / f"ranks-{seed}", asked.seed + seed)
+                    for _ in range(STRIKES):
+                        report(ranks.strike(), began)
+                    ends["run", ranks.finish() == together] += 1
+                    faults += ranks.faults
     text = page(faults, ends, whole, store, asked, time.perf_counter() - began)
     (Path(__file__).parents[1] / "docs" / "results" / "faults.md").write_text(text, encoding="utf-8")
     print(text)

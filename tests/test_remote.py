@@ -223,7 +223,7 @@ def test_a_file_or_a_folder_is_copied_to_the_node_under_its_own_name(monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [("50GB", 50 * 10**9), ("500 MB", 5 * 10**8), ("2e9", 2 * 10**9), ("10GiB", 10**10), ("7", 7)]
+    ("text", "size"), [("50GB", 50 * 10**9), ("500 MB", 5 * 10**8), ("2e9", 2 * 10**9), ("10GiB", 10 * 2**30), ("7", 7)]
 )
 def test_sizes(text, size):
     assert remote.read_size(text) == size

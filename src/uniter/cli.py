@@ -234,16 +234,12 @@ def bench_scenes(
     from dataclasses import replace
 
     from uniter.bench import BENCHMARKS, PAPER, Budget, scenes, table
-    from uniter.files import write_text
-    from uniter.stages import times
 
     budget = Budget(pretraining=pretraining)
     if updates is not None:
         budget = replace(budget, updates=dict.fromkeys(BENCHMARKS, updates))
     found = scenes(out, range(seeds), task or PAPER, budget, not quiet)
-    text = f"{table(found)}\n\n{times(found)}"
-    write_text(out / "table.md", text + "\n")
-    print(text)
+    _tell_bench(out, "table", table(found), found)
 
 
 BenchData = Annotated[Path, typer.Option("--data", help="Folder with nlvr, flickr8k and snli_ve (docs/real_data.md).")]
@@ -253,6 +249,15 @@ BenchUpdates = Annotated[int | None, typer.Option("--updates", min=1, help="Upda
 BenchPretraining = Annotated[int | None, typer.Option("--pretraining", min=1, help="Updates of pre-training.")]
 BenchTokens = Annotated[int | None, typer.Option("--tokens", min=64, help="Budget of a batch.")]
 BenchSplit = Annotated[Path | None, typer.Option("--split", help="Another split's file to measure on too.")]
+BenchMeasured = Annotated[
+    int | None, typer.Option("--measured", min=0, help="Measure retrieval among so many pictures; 0: all.")
+]
+BenchOrders = Annotated[
+    int | None, typer.Option("--orders", min=1, max=6, help="Of the six orders of NLVR's pictures, learn from so many.")
+]
+BenchDetector = Annotated[
+    Path | None, typer.Option("--detector", help="A trained detector of NLVR's things, instead of training one.")
+]
 BenchRows = Annotated[list[str] | None, typer.Option("--row", help="Only this row of the table; may be repeated.")]
 
 
@@ -279,9 +284,7 @@ def bench_flickr8k(
     pretraining: BenchPretraining = None,
     updates: BenchUpdates = None,
     tokens: BenchTokens = None,
-    measured: Annotated[
-        int | None, typer.Option("--measured", min=0, help="Measure retrieval among so many pictures; 0: all.")
-    ] = None,
+    measured: BenchMeasured = None,
     captions_per_image: Annotated[
         int | None, typer.Option("--captions-per-image", min=0, help="With so many captions of each; 0: all.")
     ] = None,
@@ -329,12 +332,8 @@ def bench_nlvr(
     pretraining: BenchPretraining = None,
     updates: BenchUpdates = None,
     tokens: BenchTokens = None,
-    orders: Annotated[
-        int | None, typer.Option("--orders", min=1, max=6, help="Of the six orders of a picture, learn from so many.")
-    ] = None,
-    detector: Annotated[
-        Path | None, typer.Option("--detector", help="A trained detector's folder, instead of training one.")
-    ] = None,
+    orders: BenchOrders = None,
+    detector: BenchDetector = None,
     row: BenchRows = None,
     split: BenchSplit = None,
     quiet: Quiet = False,
@@ -356,15 +355,9 @@ def bench_ablation(
     pretraining: BenchPretraining = None,
     updates: BenchUpdates = None,
     tokens: BenchTokens = None,
-    measured: Annotated[
-        int | None, typer.Option("--measured", min=0, help="Measure retrieval among so many pictures; 0: all.")
-    ] = None,
-    orders: Annotated[
-        int | None, typer.Option("--orders", min=1, max=6, help="Of the six orders of NLVR, learn from so many.")
-    ] = None,
-    detector: Annotated[
-        Path | None, typer.Option("--detector", help="A trained detector's folder, instead of training one.")
-    ] = None,
+    measured: BenchMeasured = None,
+    orders: BenchOrders = None,
+    detector: BenchDetector = None,
     row: BenchRows = None,
     quiet: Quiet = False,
 ) -> None:
@@ -386,9 +379,9 @@ MaxMemory = Annotated[
 
 
 def _train(kind: str, recipe: str, overrides: list[str] | None, out: Path, quiet: bool, max_memory: str | None) -> None:
+    from uniter.files import size_of
     from uniter.recipe import load_recipe
     from uniter.run import run
-    from uniter.training.memory import size_of
 
     loaded = load_recipe(recipe, overrides or [])
     if loaded.kind != kind:

@@ -2,10 +2,25 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+
+def size_of(text: str) -> int:
+    """Bytes of a size such as 16GB or 512MiB.
+
+    Raises:
+        ValueError: it is none.
+    """
+    found = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*([KMGT]i?B)", text.strip(), flags=re.IGNORECASE)
+    if not found or not float(found[1]):
+        raise ValueError(f"{text!r} is no size: write it as 16GB or 512MiB")
+    return int(float(found[1]) * _UNITS[found[2].upper()])
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 
 from uniter import draws
-from uniter.files import flush
+from uniter.files import flush, size_of
 
 T = TypeVar("T")
 LOCKS = 64  # files that locks are taken on; two downloads wait for each other if they share one
@@ -34,7 +34,6 @@ _LASTING = {  # errors that no further try mends
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS),
     *(errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EMFILE),
 }
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 def is_url(place: str | os.PathLike) -> bool:
@@ -195,12 +194,12 @@ def _cache(folder: Path, size: str | None) -> "Cache":
 
 
 def read_size(text: str) -> int:
-    """Bytes, from "50GB", "500 MB", "2e9"."""
-    found = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([KMGT]?)i?B?\s*", text, re.IGNORECASE)
+    """Bytes, from "50GB", "500 MiB", "2e9"."""
+    if re.fullmatch(r"\s*[0-9]+(\.[0-9]+)?(e[0-9]+)?\s*", text, re.IGNORECASE):
+        return int(float(text))
     try:
-        assert found is not None
-        return int(float(found[1]) * _UNITS[found[2].upper()])
-    except (AssertionError, ValueError):
+        return size_of(text)
+    except ValueError:
         raise ValueError(f"UNITER_CACHE_SIZE is {text!r}: give a size such as 50GB or 500MB") from None
 
 

@@ -5,7 +5,6 @@ benchmarks/faults.py does the same a hundred times and more.
 
 import os
 import sys
-from importlib.util import find_spec
 
 import pytest
 from harness import Victims
@@ -59,7 +58,6 @@ def test_a_run_ends_under_a_slow_and_failing_store(victims, data, whole, tmp_pat
     assert trial.finish() == whole
 
 
-@pytest.mark.skipif(find_spec("uniter.training.engine") is None, reason="processes do not share a run yet")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a launch that is no fork takes too long for two at a time")
 def test_one_of_two_processes_is_killed(victims, data, tmp_path):
     for name in ("second", "together", "hit"):

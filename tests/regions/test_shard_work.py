@@ -235,6 +235,15 @@ def test_nothing_to_do_writes_nothing(tmp_path):
     assert times == {path: path.stat().st_mtime_ns for path in [tmp_path / "out", *(tmp_path / "out").iterdir()]}
 
 
+def test_what_a_kill_left_of_the_clearing_up_is_removed(tmp_path):
+    draw(tmp_path / "in", 5)
+    extract(tmp_path / "in", tmp_path / "out", Plain(), progress=False)
+    (tmp_path / "out" / ".extraction.4711").mkdir()
+    (tmp_path / "out" / ".extraction.4711" / "pictures.jsonl").write_text("{}")
+    assert extract(tmp_path / "in", tmp_path / "out", Plain(), progress=False).added == 0
+    assert not list((tmp_path / "out").glob(".extraction*"))
+
+
 def test_a_store_of_an_earlier_version_is_continued(tmp_path):
     folder = draw(tmp_path / "in", 5)
     with StoreWriter(tmp_path / "out", "plain", ["background", "thing"], shard_images=2) as writer:

@@ -8,20 +8,7 @@ from test_pretraining import recipe_of
 from test_run import finetune_recipe
 from uniter.run import finetuning_job, pretraining_job
 from uniter.training.loop import train
-from uniter.training.memory import Need, measured, size_of
-
-
-@pytest.mark.parametrize(
-    ("text", "size"), [("16GB", 16 * 10**9), ("512 MiB", 512 * 2**20), ("1.5gib", 3 * 2**29), (".5kb", 500)]
-)
-def test_sizes(text, size):
-    assert size_of(text) == size
-
-
-@pytest.mark.parametrize("text", ["16", "GB", "0GB", "-1GB", "16 G", "much"])
-def test_what_is_no_size_is_refused(text):
-    with pytest.raises(ValueError, match="is no size of memory"):
-        size_of(text)
+from uniter.training.memory import Need, measured
 
 
 def test_the_fewest_parts_that_fit():

@@ -7,6 +7,7 @@ from typing import Any
 
 from uniter.real import entailment, flickr8k, nlvr
 from uniter.real.files import write_entailment
+from uniter.real.recipes import RATES
 from uniter.run import evaluate
 from uniter.stages import Found, Stages, cell, check_names
 
@@ -92,7 +93,7 @@ def ablation(
     """
     budget = budget or Budget()
     check_names("row", budget.rows, ROWS)
-    check_names("size", [budget.size], flickr8k.RATES)
+    check_names("size", [budget.size], RATES)
     flickr8k.prepare(data, out / "data")
     write_entailment(data / "snli_ve" / "train.jsonl", out / "data" / "entailment")
     nlvr.prepare(data, out / "nlvr", budget, {"dev": data / "nlvr" / "dev.jsonl"}, detector, progress)
@@ -113,7 +114,7 @@ def _one_row(data: Path, out: Path, seed: int, budget: Budget, row: str, progres
             begun[name] = {"from": stages.learn(f"pre-training, {name}", recipe, f"pretraining-{name}") / "last"}
     recipe = flickr8k.retrieval_tuning(data, prepared, begun["flickr8k"], budget, seed)
     tuned = stages.learn("retrieval", recipe, "retrieval") / "last"
-    options = [f"max_images={budget.measured}", f"captions_per_image={budget.captions_per_image}"]
+    options = flickr8k.measured(budget)
     dev = flickr8k.regions_of(files / "dev.jsonl")
     stages.measure(
         "retrieval", "retrieval, measuring", evaluate, "retrieval", prepared, dev, "dev", tuned, options, progress

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from uniter.real import flickr8k
+from uniter.real import flickr8k, recipes
 from uniter.real.files import VOCABULARY, write_blank, write_entailment
 from uniter.recipe import Recipe
 from uniter.run import evaluate
@@ -72,7 +72,7 @@ def entailment(
         raise ValueError("--split and --regions go together: the rows, and the regions of their pictures")
     budget = budget or Budget()
     check_names("row", budget.rows, ROWS)
-    check_names("size", [budget.size], flickr8k.RATES)
+    check_names("size", [budget.size], recipes.RATES)
     flickr8k.prepare(data, out / "data")
     rows = write_entailment(data / "snli_ve" / "train.jsonl", out / "data" / "entailment")
     known = [flickr8k.regions_of(data / "flickr8k" / f"{name}.jsonl") for name in ("train", "dev")]
@@ -110,13 +110,13 @@ def tuning(data: Place, prepared: Path, model: Mapping[str, Any], budget: Any, s
         seed: of weights and order.
         sees: the pictures, or nothing.
     """
-    return flickr8k.fine_tuning(
+    return recipes.fine_tuning(
         *("snli_ve", data.rows, data.shown(sees), model, prepared / VOCABULARY, seed),
         validation_split="val",
         validate_every=max(1, budget.entailment // 6),
         steps=budget.entailment,
         tokens=budget.tokens,
-        learning_rate=flickr8k.RATES[budget.size] / 3,
+        learning_rate=recipes.RATES[budget.size] / 3,
     )
 
 
@@ -127,9 +127,7 @@ def _one_seed(data: Path, out: Path, seed: int, budget: Budget, places: Mapping[
         stages.measure(f"{name}, majority", "majority", majority, places["held-out"], place)
         for row in budget.rows:
             start, sees, said = ROWS[row]
-            recipe = tuning(
-                places["held-out"], prepared, flickr8k.models(budget.size, begun)[start], budget, seed, sees
-            )
+            recipe = tuning(places["held-out"], prepared, recipes.models(budget.size, begun)[start], budget, seed, sees)
             model = stages.learn(said, recipe, f"entailment-{row}") / "best"
             shown: Any = place.shown(sees)
             stages.measure(

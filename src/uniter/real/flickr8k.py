@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from uniter.files import read_json
+from uniter.real import recipes
 from uniter.real.files import CAPTIONS, VOCABULARY, needed, write_captions, write_vocabulary
 from uniter.real.floor import ridge_recalls
+from uniter.real.recipes import RATES, fine_tuning, models
 from uniter.recipe import Recipe
 from uniter.run import evaluate
-from uniter.stages import Found, Stages, cell, check_names, recipe_of
+from uniter.stages import Found, Stages, cell, check_names
 
 STARTS = {"pretrained": "pre-trained", "scratch": "from scratch"}
 # Alignment without CLS and SEP, and heavier than published: so matching learns in a small run (docs/design.md).
@@ -23,7 +25,6 @@ OBJECTIVES: Mapping[str, Any] = {
     "transport_weight": 0.5,
     "transport_include_special": False,
 }
-RATES = {"tiny": 1.0e-3, "small": 5.0e-4, "base": 1.0e-4, "large": 5.0e-5}  # of pre-training, by size
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def regions_of(file: Path) -> Path:
 def pretraining(
     data: Path, prepared: Path, budget: Any, seed: int, objectives: Mapping[str, Any] = OBJECTIVES
 ) -> Recipe:
-    """Pre-training on the captions of the training split, watched on dev; nothing is chosen by it.
+    """Pre-training on the captions of the training split, watched on dev.
 
     Args:
         data: folder with `flickr8k`.
@@ -118,59 +119,7 @@ def pretraining(
         "regions": regions_of(data / "flickr8k" / f"{split}.jsonl"),
         "split": split,
     }
-    training = {"seed": seed, "steps": budget.pretraining, "tokens": budget.tokens}
-    training |= {"learning_rate": RATES[budget.size], "dropout": 0.0, "precision": "auto", "save_every": 500}
-    return recipe_of(
-        "pre-training",
-        kind="pretrain",
-        model={"size": budget.size},
-        vocabulary=prepared / VOCABULARY,
-        sources=[place("train")],
-        validation=[place("dev")],
-        objectives=dict(objectives),
-        train=training | {"validate_every": max(1, budget.pretraining // 5)},
-    )
-
-
-def fine_tuning(
-    task: str,
-    data: Path,
-    regions: Sequence[Path],
-    model: Mapping[str, Any],
-    vocabulary: Path,
-    seed: int,
-    **settings: Any,
-) -> Recipe:
-    """Fine-tuning of a task.
-
-    Args:
-        task: which.
-        data: folder of its files.
-        regions: of its pictures.
-        model: the recipe's `model`.
-        vocabulary: the word pieces.
-        seed: of weights and order.
-        settings: `options`, `validation_split`, and those of `train`.
-    """
-    options, validation = settings.pop("options", {}), settings.pop("validation_split", None)
-    training = {"seed": seed, "dropout": 0.0, "precision": "auto", "save_every": 500, **settings}
-    return recipe_of(
-        task,
-        kind="finetune",
-        task=task,
-        data=data,
-        regions=list(regions),
-        model=model,
-        vocabulary=vocabulary,
-        validation_split=validation,
-        options=options,
-        train=training,
-    )
-
-
-def models(size: str, begun: Path) -> dict[str, Mapping[str, Any]]:
-    """The recipe's `model` of each start; `begun`: the pre-trained one."""
-    return {"pretrained": {"from": begun}, "scratch": {"size": size}}
+    return recipes.pretraining(place("train"), place("dev"), prepared / VOCABULARY, budget, seed, objectives)
 
 
 def retrieval_tuning(data: Path, prepared: Path, model: Mapping[str, Any], budget: Any, seed: int) -> Recipe:
@@ -196,7 +145,7 @@ def _one_seed(data: Path, out: Path, seed: int, budget: Budget, splits: Mapping[
     for name, file in splits.items():
         captions = _captions_of(data, prepared, name, file)
         measure = lambda model, file=file, captions=captions, name=name: evaluate(
-            "retrieval", captions, regions_of(file), name, model, _measured(budget), progress
+            "retrieval", captions, regions_of(file), name, model, measured(budget), progress
         )
         stages.measure(f"{name}, floor, retrieval", "floor", ridge_recalls, train, file, *_among(budget))
         stages.measure(f"{name}, zero-shot, retrieval", "zero-shot retrieval, measuring", measure, begun)
@@ -233,7 +182,8 @@ def _among(budget: Budget) -> tuple[int, int]:
     return budget.measured, budget.captions_per_image
 
 
-def _measured(budget: Budget) -> list[str]:
+def measured(budget: Any) -> list[str]:
+    """The options of the task for a budget with `measured` and `captions_per_image`."""
     return [f"max_images={budget.measured}", f"captions_per_image={budget.captions_per_image}"]
 
 

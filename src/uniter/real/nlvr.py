@@ -5,15 +5,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from uniter.real import recipes
 from uniter.real.files import VOCABULARY, write_blank, write_vocabulary
-from uniter.real.flickr8k import RATES, fine_tuning, models
 from uniter.real.nlvr_files import MODEL, ORDERS, is_held_out, write_boxes, write_parts
+from uniter.real.recipes import RATES, fine_tuning, models
 from uniter.recipe import Recipe
 from uniter.regions.extract import extract
 from uniter.regions.own_detector import train_own
 from uniter.regions.training import DetectorTraining
 from uniter.run import evaluate
-from uniter.stages import Found, Stages, cell, check_names, recipe_of
+from uniter.stages import Found, Stages, cell, check_names
 from uniter.tasks.reading import json_lines
 
 # How a model begins, and whether it sees the pictures.
@@ -143,18 +144,8 @@ def pretraining(place: Path, budget: Any, seed: int, objectives: Mapping[str, An
         objectives: of the recipe.
     """
     source = {"kind": "nlvr", "captions": place, "regions": place / "regions"}
-    training = {"seed": seed, "steps": budget.pretraining, "tokens": budget.tokens}
-    training |= {"learning_rate": RATES[budget.size], "dropout": 0.0, "precision": "auto", "save_every": 500}
-    return recipe_of(
-        "pre-training",
-        kind="pretrain",
-        model={"size": budget.size},
-        vocabulary=place / VOCABULARY,
-        sources=[source | {"split": "train"}],
-        validation=[source | {"split": "held"}],
-        objectives=dict(objectives),
-        train=training | {"validate_every": max(1, budget.pretraining // 5)},
-    )
+    learnt, watched = source | {"split": "train"}, source | {"split": "held"}
+    return recipes.pretraining(learnt, watched, place / VOCABULARY, budget, seed, objectives)
 
 
 def tuning(place: Path, regions: Path, model: Mapping[str, Any], budget: Any, seed: int) -> Recipe:

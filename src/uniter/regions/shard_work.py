@@ -224,6 +224,8 @@ def begin(
     Raises:
         ValueError: there are no pictures, or the folder holds something else.
     """
+    for left in out.glob(f"{UNFINISHED}.*"):  # of somebody who was killed while clearing up
+        shutil.rmtree(left, ignore_errors=True)
     asked = {"source": _absolute(source), "root": root and _absolute(root)}
     asked |= {"annotated": annotated, "shard_images": shard_images}
     if (out / UNFINISHED / PLAN).exists():

@@ -84,7 +84,7 @@ def stop(
             )
         (fresh / REPORT).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
-    if getattr(folder, "writes", True):
+    if folder.writes:
         write_folder(place, write)
     save(place / MODEL)
     few = ", ".join(examples[:8]) + (", ..." if len(examples) > 8 else "")

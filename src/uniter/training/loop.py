@@ -4,7 +4,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -17,8 +17,7 @@ from tqdm import tqdm
 
 from .. import draws
 from ..recipe import Training
-from .ahead import ahead
-from .ahead import to_device as _to_device
+from .ahead import ahead, to_device
 from .average import Average
 from .engine import Engine, Piece, Ranks, forgetting, full, joined_ranks, rounds
 from .folder import RunFolder
@@ -142,10 +141,11 @@ def _train(
         if training.tensorboard:
             folder.show_on_board(state.step)
         planned = engine.divide(plan(streams, job.mixture, training, state.step + 1))
+        prepare = lambda piece: job.prepare(piece.stream, piece.indices, piece.epoch)
         done = stopping = _is_done(state, training)
         with (
             _interruptible() as interrupted,
-            _prepared(job, planned, device) as prepared,
+            ahead(planned, prepare, device, PREPARED_AHEAD) as prepared,
             _line(state, training, progress) as line,
             forgetting(job.model, training.activation_checkpointing),
         ):
@@ -187,8 +187,8 @@ def _parts(
     if max_memory is None:
         return 1
     lengths = {name: stream.lengths for name, stream in streams.items()}
-    to_device = lambda batch: _to_device(batch, device)
-    return ranks.told(parts_that_fit(job, training, lengths, device, to_device, max_memory, ranks.world))
+    move = lambda batch: to_device(batch, device)
+    return ranks.told(parts_that_fit(job, training, lengths, device, move, max_memory, ranks.world))
 
 
 def _update(
@@ -214,7 +214,7 @@ def _update(
         torch.manual_seed(draws.number(training.seed, "dropout", piece.update, piece.micro, *part))
         with engine.passing(last=number == engine.passes):
             with torch.autocast(device.type, torch.bfloat16, enabled=rounds(training.precision, device)):
-                loss, extra = engine.loss(piece.stream, _to_device(batch, device))
+                loss, extra = engine.loss(piece.stream, batch)
             loss = loss * share
             weight = engine.ranks.world  # over which the engines take the mean
             ((loss if training.accumulation == "sum" else loss / training.accumulate) * weight).backward()
@@ -305,17 +305,6 @@ def _clip(optimizer: torch.optim.Optimizer, clip: float | None) -> Tensor:
     if clip is None:
         return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     return torch.nn.utils.clip_grad_norm_(parameters, clip)
-
-
-# Preparing batches ahead ------------------------------------------------------------------------------
-
-
-@contextmanager
-def _prepared(job: Job, planned: Iterable[Piece], device: torch.device) -> Iterator[Iterator[Prepared]]:
-    """The planned micro-batches with their tensors, which one thread makes ahead of their use."""
-    prepare = lambda micro: job.prepare(micro.stream, micro.indices, micro.epoch)
-    with ahead(planned, prepare, device, PREPARED_AHEAD) as prepared:
-        yield prepared
 
 
 # Interrupts and the progress line ---------------------------------------------------------------------

@@ -6,7 +6,6 @@ on a few examples of each stream, the longest, the shortest and one between, and
 
 import logging
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,19 +23,6 @@ log = logging.getLogger(__name__)
 Mover = Callable[[dict[str, Any]], dict[str, Any]]
 MARGIN = 1.25  # for what the backward pass works with, and for the allocator's gaps
 PROBED = 2  # examples of a length
-UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
-
-
-def size_of(text: str) -> int:
-    """Bytes of a size such as 16GB or 512MiB.
-
-    Raises:
-        ValueError: it is none.
-    """
-    found = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*([KMGT]i?B)", text.strip(), flags=re.IGNORECASE)
-    if not found or not float(found[1]):
-        raise ValueError(f"{text!r} is no size of memory: write it as 16GB or 512MiB")
-    return int(float(found[1]) * UNITS[found[2].upper()])
 
 
 @dataclass(frozen=True)
