@@ -183,7 +183,8 @@ def test_a_shard_that_was_written_and_not_yet_noted_is_done_again(tmp_path):
     out = tmp_path / "out"
     interrupted(folder, out, 1)
     (out / "shard-00001.safetensors").write_bytes(b"half")
-    (out / ".shard-00002.safetensors.99.writing").write_bytes(b"less")
+    for file in ("shard-00002.safetensors", "index.json", "failures.jsonl"):
+        (out / f".{file}.99.writing").write_bytes(b"less")
     extract(folder, out, Plain(), progress=False, shard_images=3)
     assert contents(out) == contents(tmp_path / "whole")
 

@@ -177,12 +177,12 @@ class Work:
 
     def clear(self) -> None:
         """Remove what is needed while the work goes on only; the store as it is now stays."""
-        for left in self.out.glob(".shard-*.writing"):  # of somebody who was killed
-            left.unlink(missing_ok=True)
         away = self.out / f"{UNFINISHED}.{os.getpid()}"
         with suppress(OSError):  # another one was quicker
             self.folder.rename(away)
         shutil.rmtree(away if away.exists() else self.folder, ignore_errors=True)
+        for left in self.out.glob(".*.writing"):  # of somebody who was killed; who still writes sees that all is done
+            left.unlink(missing_ok=True)
         with suppress(OSError):  # Windows keeps a file that somebody has open
             (self.out / LOCK).unlink(missing_ok=True)
         with suppress(OSError):  # only if there is no store

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from uniter.curves import draw_curves, smooth
+from uniter.curves import draw_curves, draw_panels, smooth
 
 
 def draw_plots(log: Sequence[dict[str, Any]], folder: Path) -> None:
@@ -27,7 +27,7 @@ def draw_plots(log: Sequence[dict[str, Any]], folder: Path) -> None:
     if validations:
         names = sorted({name for line in validations for name in line["validation"]})
         curves = {n: [(line["step"], line["validation"].get(n, np.nan)) for line in validations] for n in names}
-        draw_curves(folder / "validation.png", "validation", curves, marker="o")
+        draw_panels(folder / "validation.png", curves)
 
 
 def open_board(folder: Path, step: int) -> Any:
